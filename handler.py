@@ -1,0 +1,62 @@
+"""RunPod's door: `python handler.py` takes jobs, `--test_input '{...}'` does one, `--rp_serve_api` serves HTTP.
+
+Importing this module starts nothing and loads no model.
+"""
+
+import functools
+import json
+import os
+import sys
+from typing import Any
+
+# The SDK reads it when imported; its own default prints whole answers.
+os.environ.setdefault("RUNPOD_LOG_LEVEL", "INFO")
+
+import runpod
+from runpod.serverless.modules.rp_logger import RunPodLogger
+
+from qwen_worker import log as job_log
+from qwen_worker.settings import Settings, load_settings
+
+
+@functools.cache
+def settings() -> Settings:
+    """This process's settings."""
+    return load_settings()
+
+
+@functools.cache
+def worker() -> Any:
+    """This process's one worker: model in memory, clients open."""
+    from qwen_worker.build import build  # noqa: PLC0415 - torch and diffusers, which importing must not load
+
+    return build(settings())
+
+
+async def handler(job: dict[str, Any]) -> dict[str, Any]:
+    """Answer one job; never raises."""
+    answer = await worker().answer(job)
+    if _runs_one_job():
+        # The log cuts what RunPod's SDK says of answers; here the answer is what a person waits for.
+        sys.__stdout__.write(json.dumps(answer.body, allow_nan=False) + "\n")
+    return answer.on_the_wire()
+
+
+def _runs_one_job() -> bool:
+    """Whether the SDK is in its local mode: one job from the command line or from test_input.json."""
+    given = any(argument.startswith("--test_input") for argument in sys.argv)
+    serves = "--rp_serve_api" in sys.argv or "RUNPOD_REALTIME_PORT" in os.environ
+    return (given or "RUNPOD_WEBHOOK_GET_JOB" not in os.environ) and not serves
+
+
+def main() -> None:
+    """Start the worker. What stops it from working is raised here, logged as JSON, and ends in exit code 1."""
+    RunPodLogger.log = lambda _, message, level="INFO", job_id=None: job_log.from_runpod(message, level, job_id)
+    job_log.setup("INFO")
+    job_log.setup(settings().log_level, settings().secrets)
+    worker()
+    runpod.serverless.start({"handler": handler, "concurrency_modifier": lambda _current: 1 + settings().prefetch})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What lets the whole worker run on one machine: for the demo, the tests and the benchmarks alike."""

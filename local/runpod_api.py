@@ -1,0 +1,238 @@
+"""A stand-in of RunPod's job API that the real SDK loop and the real `runpod.Endpoint` client talk to over HTTP.
+
+The worker's half, as runpod 1.12 calls it: job-take, job-take-batch, job-done, job-stream, job-stop, ping. The
+client's half, as the platform documents it: run, runsync, status, stream, cancel, health. As on the platform, a job
+whose answer carries a truthy `error` is FAILED.
+"""
+
+import asyncio
+import threading
+import time
+import uuid
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+
+ENDPOINT = "local"
+KEY = "local-key"
+POLL_S = 10.0  # how long a worker's question is held open
+RUNSYNC_WAIT_S = 90.0  # the platform's default
+FINAL = {"COMPLETED", "FAILED", "CANCELLED"}
+MAX_BODY = 20 * 1024**2  # bytes, of /runsync
+
+
+@dataclass
+class Job:
+    """One job as the platform sees it."""
+
+    id: str
+    input: Any
+    status: str = "IN_QUEUE"
+    output: Any = None
+    error: Any = None
+    worker: str | None = None
+    stop_pod: bool = False
+    progress: list[Any] = field(default_factory=list)
+    stream: list[Any] = field(default_factory=list)
+    created: float = field(default_factory=time.time)
+    taken: float | None = None
+    finished: float | None = None
+
+    def public(self) -> dict[str, Any]:
+        """The job as a client sees it."""
+        said: dict[str, Any] = {"id": self.id, "status": self.status}
+        for name in ("output", "error"):
+            if getattr(self, name) is not None:
+                said[name] = getattr(self, name)
+        if self.taken:
+            said["delayTime"] = int((self.taken - self.created) * 1000)
+            said["workerId"] = self.worker
+        if self.taken and self.finished:
+            said["executionTime"] = int((self.finished - self.taken) * 1000)
+        return said
+
+
+class LocalRunPod:
+    """The API in a thread of this process. Use it as a context manager."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, Job] = {}
+        self.pings = 0
+        self._stops: list[str] = []
+        self._loop = asyncio.new_event_loop()
+        self._changed = asyncio.Condition()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self.port = 0
+
+    @property
+    def base_url(self) -> str:
+        """What RUNPOD_ENDPOINT_BASE_URL is for a client."""
+        return f"http://127.0.0.1:{self.port}/v2"
+
+    def worker_environment(self, worker: str = "worker-1") -> dict[str, str]:
+        """What the platform sets for a worker. The SDK fills in `$ID`, and appends to the query."""
+        base = f"{self.base_url}/{ENDPOINT}"
+        return {
+            "RUNPOD_AI_API_KEY": KEY,
+            "RUNPOD_ENDPOINT_ID": ENDPOINT,
+            "RUNPOD_POD_ID": worker,
+            "RUNPOD_PING_INTERVAL": "2000",
+            "RUNPOD_WEBHOOK_GET_JOB": f"{base}/job-take/$ID?gpu=local",
+            "RUNPOD_WEBHOOK_POST_OUTPUT": f"{base}/job-done/$RUNPOD_POD_ID/$ID?gpu=local",
+            "RUNPOD_WEBHOOK_POST_STREAM": f"{base}/job-stream/$RUNPOD_POD_ID/$ID?gpu=local",
+            "RUNPOD_WEBHOOK_PING": f"{base}/ping/$RUNPOD_POD_ID?gpu=local",
+            # These look for a GPU, 10 % of free disk and the internet.
+            "RUNPOD_SKIP_AUTO_SYSTEM_CHECKS": "true",
+            "RUNPOD_SKIP_GPU_CHECK": "true",
+        }
+
+    def __enter__(self) -> "LocalRunPod":
+        self._thread.start()
+        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(10)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+
+    async def _start(self) -> None:
+        app = web.Application(client_max_size=MAX_BODY)
+        path = "/v2/{endpoint}"
+        app.add_routes(
+            [
+                web.get(path + "/job-take/{worker}", self._take),
+                web.get(path + "/job-take-batch/{worker}", self._take),
+                web.get(path + "/job-stop/{worker}", self._stop),
+                web.get(path + "/ping/{worker}", self._ping),
+                web.post(path + "/job-done/{worker}/{job}", self._done),
+                web.post(path + "/job-stream/{worker}/{job}", self._streamed),
+                web.post(path + "/run", self._run),
+                web.post(path + "/runsync", self._runsync),
+                web.get(path + "/status/{job}", self._status),
+                web.get(path + "/stream/{job}", self._stream),
+                web.post(path + "/cancel/{job}", self._cancel),
+                web.get(path + "/health", self._health),
+            ]
+        )
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        self.port = self._runner.addresses[0][1]
+
+    # --- the worker's half
+
+    async def _take(self, request: web.Request) -> web.Response:
+        count = int(request.query.get("batch_size", "1"))
+        if not await self._until(self._queued, POLL_S):
+            return web.Response(status=204)
+        taken = self._queued()[:count]
+        for job in taken:
+            job.status, job.taken, job.worker = "IN_PROGRESS", time.time(), request.match_info["worker"]
+        await self._notify()
+        handed = [{"id": job.id, "input": job.input} for job in taken]
+        return web.json_response(handed if "job-take-batch" in request.path else handed[0])
+
+    async def _stop(self, _request: web.Request) -> web.Response:
+        if not await self._until(lambda: self._stops, POLL_S):
+            return web.Response(status=204)
+        stops, self._stops = self._stops, []
+        return web.json_response({"jobsToStop": stops})
+
+    async def _ping(self, _request: web.Request) -> web.Response:
+        self.pings += 1
+        return web.Response()
+
+    async def _done(self, request: web.Request) -> web.Response:
+        job = self._job(request)
+        # The SDK says form-urlencoded and sends JSON.
+        answer = await request.json()
+        if answer.get("status") == "IN_PROGRESS":
+            job.progress.append(answer.get("output"))
+            job.output = answer.get("output")
+        elif job.status not in FINAL:
+            job.output, job.error = answer.get("output"), answer.get("error")
+            job.stop_pod = bool(answer.get("stopPod"))
+            job.status = "FAILED" if job.error else "COMPLETED"
+            job.finished = time.time()
+        await self._notify()
+        return web.Response()
+
+    async def _streamed(self, request: web.Request) -> web.Response:
+        self._job(request).stream.append(await request.json())
+        return web.Response()
+
+    # --- the client's half
+
+    async def _run(self, request: web.Request) -> web.Response:
+        job = await self._submit(request)
+        return web.json_response({"id": job.id, "status": job.status})
+
+    async def _runsync(self, request: web.Request) -> web.Response:
+        job = await self._submit(request)
+        wait_s = float(request.query.get("wait", RUNSYNC_WAIT_S * 1000)) / 1000
+        await self._until(lambda: job.status in FINAL, wait_s)
+        return web.json_response(job.public())
+
+    async def _status(self, request: web.Request) -> web.Response:
+        return web.json_response(self._job(request).public())
+
+    async def _stream(self, request: web.Request) -> web.Response:
+        job = self._job(request)
+        chunks, job.stream = job.stream, []
+        return web.json_response({"status": job.status, "stream": chunks})
+
+    async def _cancel(self, request: web.Request) -> web.Response:
+        job = self._job(request)
+        if job.status == "IN_PROGRESS":
+            self._stops.append(job.id)
+        if job.status not in FINAL:
+            job.status, job.finished = "CANCELLED", time.time()
+        await self._notify()
+        return web.json_response(job.public())
+
+    async def _health(self, _request: web.Request) -> web.Response:
+        states = [job.status for job in self.jobs.values()]
+        counts = {
+            "inQueue": states.count("IN_QUEUE"),
+            "inProgress": states.count("IN_PROGRESS"),
+            "completed": states.count("COMPLETED"),
+            "failed": states.count("FAILED"),
+        }
+        return web.json_response({"jobs": counts, "workers": {"ready": 1}})
+
+    # --- both
+
+    async def _submit(self, request: web.Request) -> Job:
+        if not request.headers.get("Authorization"):
+            raise web.HTTPUnauthorized
+        body = await request.json()
+        if not isinstance(body, dict) or "input" not in body:
+            raise web.HTTPBadRequest(text='{"error": "input is missing"}')
+        job = Job(str(uuid.uuid4()), body["input"])
+        self.jobs[job.id] = job
+        await self._notify()
+        return job
+
+    def _job(self, request: web.Request) -> Job:
+        job = self.jobs.get(request.match_info["job"])
+        if job is None:
+            raise web.HTTPNotFound
+        return job
+
+    def _queued(self) -> list[Job]:
+        return [job for job in self.jobs.values() if job.status == "IN_QUEUE"]
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def _until(self, condition: Any, timeout_s: float) -> bool:
+        async with self._changed:
+            try:
+                await asyncio.wait_for(self._changed.wait_for(condition), timeout_s)
+            except TimeoutError:
+                return False
+            return True

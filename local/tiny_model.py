@@ -1,0 +1,157 @@
+"""Tiny, true Qwen-Image-Edit models: the real classes with random weights, made offline in seconds.
+
+A folder made here has the layout of a published repository (`model_index.json` and one folder a part), so the
+production loader loads it like the real one. Two things are chosen and not just small:
+
+* the tokenizer is trained on the pipelines' own system prompt, each word one token, so that the 64 tokens the
+  pipelines drop are exactly the system prompt;
+* the weights are larger than a fresh initialisation, so that prompt, negative prompt and source all move pixels.
+
+    python -m local.tiny_model FOLDER [--plus]
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKLQwenImage,
+    FlowMatchEulerDiscreteScheduler,
+    QwenImageEditPipeline,
+    QwenImageEditPlusPipeline,
+    QwenImageTransformer2DModel,
+)
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+# Qwen2.5's control tokens, in the order of its published tokenizer.
+CONTROL_TOKENS = [
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>",
+    "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
+    "<|image_pad|>", "<|video_pad|>",
+]  # fmt: skip
+SYSTEM_PROMPT = (
+    "Describe the key features of the input image (color, shape, size, texture, objects, background), then explain "
+    "how the user's text instruction should alter or modify the image. Generate a new image that meets the user's "
+    "requirements while maintaining consistency with the original input where appropriate."
+)
+SCHEDULER_CONFIG = {  # scheduler/scheduler_config.json of Qwen/Qwen-Image-Edit
+    "base_image_seq_len": 256, "base_shift": 0.5, "max_image_seq_len": 8192, "max_shift": 0.9, "shift": 1.0,
+    "shift_terminal": 0.02, "time_shift_type": "exponential", "use_dynamic_shifting": True,
+}  # fmt: skip
+WEIGHT_GAIN = 2.5
+
+
+def make(folder: Path, *, plus: bool = False, seed: int = 0) -> Path:
+    """Write a tiny model into `folder`, replacing what is there, and return the folder.
+
+    The same arguments make the same bytes.
+
+    Args:
+        folder: where the model goes.
+        plus: QwenImageEditPlusPipeline (several images) instead of QwenImageEditPipeline.
+        seed: of the random weights.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    torch.manual_seed(seed)
+    tokenizer = _tokenizer()
+    processor = Qwen2VLImageProcessorPil(min_pixels=56 * 56, max_pixels=224 * 224)
+    parts: dict[str, Any] = {
+        "scheduler": FlowMatchEulerDiscreteScheduler(**SCHEDULER_CONFIG),
+        "text_encoder": _text_encoder(tokenizer),
+        "transformer": _transformer(),
+        "vae": _vae(),
+        "tokenizer": tokenizer,
+        "processor": processor,
+    }
+    for name, part in parts.items():
+        if isinstance(part, torch.nn.Module):
+            _amplify(part)
+            part = part.to(torch.bfloat16)
+        part.save_pretrained(folder / name)
+    tokenizer.save_pretrained(folder / "processor")
+    _write_index(folder, QwenImageEditPlusPipeline if plus else QwenImageEditPipeline)
+    return folder
+
+
+def _write_index(folder: Path, pipeline: type) -> None:
+    index = {
+        "_class_name": pipeline.__name__,
+        "processor": ["transformers", "Qwen2VLProcessor"],
+        "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+        "text_encoder": ["transformers", "Qwen2_5_VLForConditionalGeneration"],
+        "tokenizer": ["transformers", "Qwen2Tokenizer"],
+        "transformer": ["diffusers", "QwenImageTransformer2DModel"],
+        "vae": ["diffusers", "AutoencoderKLQwenImage"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _tokenizer() -> Qwen2Tokenizer:
+    """Byte-level BPE in which each word of the system prompt is one token, as in Qwen's own vocabulary."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    words = f"system\n{SYSTEM_PROMPT}\nuser\nassistant\nPicture 1: "
+    trainer = trainers.BpeTrainer(
+        vocab_size=2000, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    bpe.train_from_iterator([words], trainer)
+    content = json.loads(bpe.to_str())["model"]
+    merges = [tuple(merge) for merge in content["merges"]]
+    return Qwen2Tokenizer(
+        vocab=content["vocab"], merges=merges, extra_special_tokens=CONTROL_TOKENS, pad_token="<|endoftext|>"
+    )
+
+
+def _text_encoder(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLForConditionalGeneration:
+    token = tokenizer.convert_tokens_to_ids
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+            "num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 32768,
+            "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1000000.0},
+        },
+        vision_config={
+            "depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 32,
+            "fullatt_block_indexes": [1], "window_size": 112,
+        },
+        image_token_id=token("<|image_pad|>"), video_token_id=token("<|video_pad|>"),
+        vision_start_token_id=token("<|vision_start|>"), vision_end_token_id=token("<|vision_end|>"),
+        tie_word_embeddings=False,
+    )  # fmt: skip
+    return Qwen2_5_VLForConditionalGeneration(config)
+
+
+def _transformer() -> QwenImageTransformer2DModel:
+    return QwenImageTransformer2DModel(
+        in_channels=64, out_channels=16, num_layers=2, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=32, axes_dims_rope=(4, 6, 6),
+    )  # fmt: skip
+
+
+def _vae() -> AutoencoderKLQwenImage:
+    """Five stages instead of four: one latent stands for 16 pixels, a quarter of the tokens of the real model."""
+    return AutoencoderKLQwenImage(
+        base_dim=4, z_dim=16, dim_mult=[1] * 5, num_res_blocks=1, temperal_downsample=[False, True, True, True]
+    )
+
+
+def _amplify(module: torch.nn.Module) -> None:
+    with torch.no_grad():
+        for name, weight in module.named_parameters():
+            if weight.dim() > 1 and "embed_tokens" not in name:
+                weight.mul_(WEIGHT_GAIN)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--plus", action="store_true", help="QwenImageEditPlusPipeline: several images")
+    arguments = parser.parse_args()
+    make(arguments.folder, plus=arguments.plus)

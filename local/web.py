@@ -1,0 +1,67 @@
+"""An image host on the loopback address whose answers are set from outside, and which remembers its requests."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What one path answers. `script` takes over after the request line and headers were read."""
+
+    body: bytes = b""
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    script: Callable[[BaseHTTPRequestHandler], None] | None = None
+
+
+class ImageHost:
+    """A web server in a thread. `replies` maps targets (path and query) to answers; `requests` lists what was asked."""
+
+    def __init__(self) -> None:
+        self.replies: dict[str, Reply] = {}
+        self.requests: list[str] = []
+        host = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                host.requests.append(self.path)
+                reply = host.replies.get(self.path, Reply(b"no such picture", 404))
+                if reply.script:
+                    self.close_connection = True
+                    reply.script(self)
+                else:
+                    self._answer(reply)
+
+            def _answer(self, reply: Reply) -> None:
+                self.send_response(reply.status)
+                for name, value in {"Content-Length": str(len(reply.body)), **reply.headers}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(reply.body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+
+    def url(self, target: str) -> str:
+        """The address of a path."""
+        return f"http://127.0.0.1:{self._server.server_port}{target}"
+
+    def put(self, target: str, body: bytes, **headers: str) -> str:
+        """Serve a file at a path, and return its address."""
+        self.replies[target] = Reply(body, headers=headers)
+        return self.url(target)
+
+    def __enter__(self) -> "ImageHost":
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()

@@ -1,0 +1,38 @@
+"""The worker, `python handler.py`, as a child process on local parts."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from local import children
+
+ROOT = Path(__file__).parent.parent
+# A worker must see what it is given and nothing else: no variable of this shell that means something to it.
+KEPT = {"PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH", "SSL_CERT_FILE", "COVERAGE_PROCESS_START"}
+
+
+def environment(model: Path, *parts: Mapping[str, str]) -> dict[str, str]:
+    """Every variable of a worker on the CPU with this model; later parts win."""
+    base = {name: value for name, value in os.environ.items() if name in KEPT}
+    own = {
+        "MODEL_ID": str(model),
+        "ALLOW_CPU": "1",
+        "ALLOWED_PRIVATE_NETWORKS": "127.0.0.0/8",
+        # The model is so small that a second thread only waits for the first.
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+    return {key: value for part in (base, own, *parts) for key, value in part.items()}
+
+
+def start(variables: Mapping[str, str], log: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Start `python handler.py`; stdout and stderr go to `log` and to `log`.err.
+
+    It runs beside the log, so that no `.env` and no `test_input.json` of the checkout reach it.
+    """
+    command = [sys.executable, str(ROOT / "handler.py"), *arguments]
+    with log.open("w") as output, log.with_suffix(".err").open("w") as errors:
+        return children.start(command, variables, stdout=output, stderr=errors, cwd=log.parent)

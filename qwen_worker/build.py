@@ -1,0 +1,87 @@
+"""Settings → a worker: the only module that knows every part."""
+
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from qwen_worker.job import Jobs
+from qwen_worker.model.edit import Editor
+from qwen_worker.model.load import load
+from qwen_worker.service import Service
+from qwen_worker.settings import Settings
+from qwen_worker.sources import Sources
+from qwen_worker.sources.cache import SourceCache
+from qwen_worker.sources.fetch import Fetcher
+from qwen_worker.storage import Bucket
+
+log = logging.getLogger(__name__)
+
+
+def build(settings: Settings) -> Jobs:
+    """Load the model, warm it up, and put the worker together. The bucket is not asked anything.
+
+    Raises:
+        qwen_worker.model.load.LoadError: the model cannot be loaded.
+        qwen_worker.errors.ModelError: the model does not work.
+    """
+    bucket = build_bucket(settings)
+    service = Service(
+        build_sources(settings, bucket),
+        build_editor(settings),
+        bucket,
+        io=ThreadPoolExecutor(4 * (1 + settings.prefetch), thread_name_prefix="io"),
+        gpu=ThreadPoolExecutor(1, thread_name_prefix="gpu"),
+        max_pixels=settings.max_image_pixels,
+    )
+    return Jobs(service, max_steps=settings.max_inference_steps)
+
+
+def build_bucket(settings: Settings) -> Bucket:
+    """The bucket of sources and results."""
+    return Bucket(
+        settings.s3_host,
+        settings.s3_access_key.get_secret_value(),
+        settings.s3_secret_key.get_secret_value(),
+        name=settings.s3_bucket,
+        region=settings.s3_region,
+        secure=settings.s3_secure,
+        prefix=settings.s3_object_prefix,
+        timeout_s=settings.timeout_seconds,
+        expires_s=settings.presign_expiry,
+    )
+
+
+def build_sources(settings: Settings, bucket: Bucket) -> Sources:
+    """URL → bytes."""
+    fetcher = Fetcher(
+        max_bytes=settings.max_image_bytes,
+        timeout_s=settings.timeout_seconds,
+        private=settings.allowed_private_networks,
+    )
+    return Sources(fetcher, SourceCache(bucket))
+
+
+def build_editor(settings: Settings) -> Editor:
+    """The model, warm."""
+    begin = time.perf_counter()
+    model = load(
+        settings.model_id,
+        settings.revision,
+        token=settings.hf_token.get_secret_value(),
+        cache=settings.hub_cache,
+        allow_cpu=settings.allow_cpu,
+    )
+    loaded = time.perf_counter()
+    editor = Editor(model, timeout_s=settings.inference_timeout_seconds)
+    if settings.warmup:
+        editor.warm_up()
+    log.info(
+        "model ready",
+        extra={
+            "model_id": model.id,
+            "model_revision": model.revision,
+            "load_s": round(loaded - begin, 1),
+            "warm_up_s": round(time.perf_counter() - loaded, 1),
+        },
+    )
+    return editor

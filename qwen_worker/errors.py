@@ -1,0 +1,60 @@
+"""Every way a job can fail, as its caller sees it.
+
+WorkerError
+├── BadInput         the caller must change the request
+├── DownloadFailed   the source could not be fetched
+├── CacheReadFailed  the source's copy in the bucket could not be read
+├── ModelError       the model could not make the picture
+└── StorageError     the result could not be stored
+"""
+
+from typing import Any, ClassVar
+
+
+class WorkerError(Exception):
+    """A failure the caller is told about: a sentence for people, a type for programs, details for both."""
+
+    #: Whether the same request may succeed later, unless the one who raises knows better.
+    retryable_by_default: ClassVar[bool] = False
+
+    def __init__(
+        self, message: str, *, retryable: bool | None = None, refresh_worker: bool = False, **details: Any
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retryable = self.retryable_by_default if retryable is None else retryable
+        #: The process can no longer be trusted with another job: RunPod should replace it.
+        self.refresh_worker = refresh_worker
+        #: JSON values for the caller: never a secret, a path or a traceback.
+        self.details = details
+
+    @property
+    def type(self) -> str:
+        """The name in the taxonomy."""
+        return type(self).__name__
+
+
+class BadInput(WorkerError):
+    """The caller must change the request."""
+
+
+class DownloadFailed(WorkerError):
+    """The source could not be fetched."""
+
+    retryable_by_default = True
+
+
+class CacheReadFailed(WorkerError):
+    """The source's copy in the bucket could not be read."""
+
+    retryable_by_default = True
+
+
+class ModelError(WorkerError):
+    """The model could not make the picture."""
+
+
+class StorageError(WorkerError):
+    """The result could not be stored."""
+
+    retryable_by_default = True

@@ -1,0 +1,39 @@
+"""A picture → the bytes of a file."""
+
+import io
+from dataclasses import dataclass
+
+from PIL import Image
+
+from qwen_worker.schema import OutputFormat
+
+EXTENSION = {"png": "png", "jpeg": "jpg", "webp": "webp"}
+FULL_CHROMA_QUALITY = 90
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A file in memory."""
+
+    data: bytes
+    content_type: str
+    extension: str
+
+
+def encode(image: Image.Image, output_format: OutputFormat, quality: int) -> Encoded:
+    """Write an RGB picture without any metadata.
+
+    Args:
+        image: an RGB picture.
+        output_format: png (lossless), jpeg or webp.
+        quality: 1 to 100, for jpeg and webp.
+    """
+    options: dict[str, object] = {
+        # zlib's run-length mode: as small as its default on photographs, a fraction of the time.
+        "png": {"compress_level": 1, "compress_type": 3},
+        "jpeg": {"quality": quality, "subsampling": 0 if quality >= FULL_CHROMA_QUALITY else 2},
+        "webp": {"quality": quality},
+    }[output_format]
+    buffer = io.BytesIO()
+    image.save(buffer, output_format, **options)
+    return Encoded(buffer.getvalue(), f"image/{output_format}", EXTENSION[output_format])

@@ -1,0 +1,1 @@
+"""torch, diffusers and transformers live in this package and nowhere else."""

@@ -1,0 +1,194 @@
+"""A request and its pictures → the edited picture. Knows no URL, no bucket, no job."""
+
+import gc
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from qwen_worker.errors import BadInput, ModelError, WorkerError
+from qwen_worker.images.geometry import native_size, output_size
+from qwen_worker.model import schedulers
+from qwen_worker.model.load import Model
+from qwen_worker.schema import EditRequest, Size
+
+# Area at which the text encoder sees a reference: CONDITION_IMAGE_SIZE of diffusers' EditPlus pipeline.
+PLUS_CONDITION_AREA = 384 * 384
+# What torch puts before the text of a CUDA, cuBLAS or cuDNN failure that has no exception class of its own.
+DEVICE_FAILURES = ("CUDA error", "cuDNN error", "NVML")
+
+
+class Editor:
+    """The one pipeline of this process. `edit` is for one thread at a time; `size` and `check` are for one other."""
+
+    def __init__(self, model: Model, *, timeout_s: float) -> None:
+        self.model_id = model.id
+        self.model_revision = model.revision
+        self._pipeline = model.pipeline
+        self._timeout_s = timeout_s
+        self._scheduler = model.pipeline.scheduler
+        self._control_tokens = sorted(model.pipeline.tokenizer.get_added_vocab())
+        self._sees_small = type(model.pipeline).__name__ == "QwenImageEditPlusPipeline"
+
+    def size(self, request: EditRequest, source: Size) -> Size:
+        """The size, in pixels, of the picture that `edit` will make.
+
+        Raises:
+            BadInput: the source has no aspect that the model can make.
+        """
+        return output_size(request.size, source, self._pipeline.vae_scale_factor * 2)
+
+    def check(self, request: EditRequest, sources: Sequence[Size]) -> None:
+        """Refuse, without the GPU, what the model would answer with a raw error.
+
+        Raises:
+            BadInput: a prompt holds a control token, or is too long beside these pictures.
+        """
+        for field, text in (("prompt", request.prompt), ("negative_prompt", request.negative_prompt)):
+            found = [token for token in self._control_tokens if token in text]
+            if found:
+                raise BadInput(f"{field} holds {found[0]}, which the model would obey as a control token: remove it")
+            spare = self._spare_positions(text, self.size(request, sources[-1]), sources)
+            if spare < 0:
+                raise BadInput(f"{field} is {-spare} tokens too long for the model: shorten it")
+
+    def edit(self, request: EditRequest, images: Sequence[Image.Image], cancelled: threading.Event) -> Image.Image:
+        """Run the pipeline once.
+
+        Args:
+            request: what to do.
+            images: RGB sources, in the order of the request.
+            cancelled: when set by another thread, the edit stops after its current step.
+
+        Raises:
+            ModelError: out of memory, out of time, cancelled, a failing device, or an output that is no edit.
+        """
+        width, height = self.size(request, images[-1].size)
+        noise = torch.Generator().manual_seed(request.seed)
+        with _model_errors(), self._sampler(request):
+            output = self._pipeline(
+                image=list(images) if len(images) > 1 else images[0],
+                prompt=request.prompt,
+                # Without a negative prompt diffusers drops the guidance silently; with it, scale 1 is one pass.
+                negative_prompt=request.negative_prompt if request.true_cfg_scale > 1 else None,
+                true_cfg_scale=request.true_cfg_scale,
+                width=width,
+                height=height,
+                num_inference_steps=request.num_inference_steps,
+                generator=noise,
+                callback_on_step_end=self._between_steps(cancelled),
+                output_type="np",
+            )
+        return to_image(output.images[0], images[-1])
+
+    def warm_up(self) -> None:
+        """One small edit, so that the first job finds every kernel loaded.
+
+        Raises:
+            ModelError: the model does not work.
+        """
+        request = EditRequest(
+            images=("",),
+            prompt="warm up",
+            negative_prompt=" ",
+            seed=0,
+            num_inference_steps=2,
+            true_cfg_scale=4.0,
+            scheduler="FlowMatchEuler",
+            output_format="png",
+            output_quality=95,
+            size=None,
+        )
+        pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        self.edit(request, [Image.fromarray(pixels).resize((512, 512))], threading.Event())
+
+    def _spare_positions(self, text: str, size: Size, sources: Sequence[Size]) -> int:
+        """Rows of the transformer's position table that are left over beside prompt and pictures.
+
+        Text positions begin behind half the longest side of any picture (QwenEmbedRope of diffusers), and the text
+        carries the image tokens.
+        """
+        pipeline = self._pipeline
+        seen = [native_size(source, PLUS_CONDITION_AREA) if self._sees_small else native_size(source) for source in sources]
+        image_tokens = pipeline.processor._get_num_multimodal_tokens([(h, w) for w, h in seen]).num_image_tokens
+        ids = pipeline.tokenizer(pipeline.prompt_template_encode.format(text)).input_ids
+        length = len(ids) - pipeline.prompt_template_encode_start_idx + sum(image_tokens)
+        longest = max(side for picture in (size, *map(native_size, sources)) for side in picture)
+        rows: int = pipeline.transformer.pos_embed.pos_freqs.shape[0]
+        return rows - longest // (pipeline.vae_scale_factor * 2) // 2 - length
+
+    @contextmanager
+    def _sampler(self, request: EditRequest) -> Iterator[None]:
+        """The request's sampler for one edit; the next edit finds the model's own."""
+        # Not the generator of the start noise: the two streams must not overlap.
+        step_noise = torch.Generator().manual_seed(request.seed + 2**32)
+        self._pipeline.scheduler = schedulers.build(request.scheduler, self._scheduler, step_noise)
+        try:
+            yield
+        finally:
+            self._pipeline.scheduler = self._scheduler
+
+    def _between_steps(self, cancelled: threading.Event) -> Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]:
+        end = time.monotonic() + self._timeout_s
+
+        def check(_pipeline: Any, step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+            if cancelled.is_set():
+                raise ModelError("the job was cancelled", steps_done=step + 1)
+            if time.monotonic() > end:
+                raise ModelError(
+                    f"the edit took longer than {self._timeout_s:g} s: ask for fewer steps", steps_done=step + 1
+                )
+            return tensors
+
+        return check
+
+
+def to_image(pixels: np.ndarray, source: Image.Image) -> Image.Image:
+    """Pixels of the pipeline → a picture, if they are one.
+
+    Args:
+        pixels: height x width x 3, floats in 0..1.
+        source: what was edited.
+
+    Raises:
+        ModelError: the pixels are not finite, all the same, or the source unchanged.
+    """
+    if not np.isfinite(pixels).all():
+        raise ModelError("the model made no picture: its output is not finite")
+    if np.ptp(pixels) == 0:
+        raise ModelError("the model made no picture: its output is one flat colour")
+    image = Image.fromarray((pixels * 255).round().astype(np.uint8))
+    if image.tobytes() == source.resize(image.size, Image.Resampling.LANCZOS).tobytes():
+        raise ModelError("the model returned the source unchanged")
+    return image
+
+
+@contextmanager
+def _model_errors() -> Iterator[None]:
+    """What torch and diffusers raise becomes ModelError, and what the failed edit held is given back."""
+    try:
+        yield
+    except WorkerError as error:
+        _give_back(error)
+        raise
+    except torch.OutOfMemoryError as error:
+        _give_back(error)
+        raise ModelError("the GPU ran out of memory: ask for a smaller size", retryable=True) from error
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        sick = isinstance(error, torch.AcceleratorError) or str(error).startswith(DEVICE_FAILURES)
+        if not sick:
+            _give_back(error)
+        raise ModelError("the model failed", retryable=sick, refresh_worker=sick) from error
+
+
+def _give_back(error: BaseException) -> None:
+    """Return the memory of the frames that failed: their tensors live as long as the traceback does."""
+    traceback.clear_frames(error.__traceback__)
+    gc.collect()
+    torch.cuda.empty_cache()

@@ -1,0 +1,155 @@
+"""A repository or a folder → a pipeline on the GPU that encodes what it is meant to encode."""
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import transformers
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from transformers.processing_utils import ProcessorMixin
+
+# The libraries' own lines go through our log, not to their handlers; before diffusers, whose import warns.
+transformers.utils.logging.set_verbosity_error()
+transformers.utils.logging.disable_default_handler()
+transformers.utils.logging.enable_propagation()
+transformers.utils.logging.disable_progress_bar()
+
+import diffusers  # noqa: E402
+
+diffusers.utils.logging.disable_default_handler()
+diffusers.utils.logging.enable_propagation()
+diffusers.utils.logging.disable_progress_bar()
+
+log = logging.getLogger(__name__)
+
+PIPELINES = {
+    "QwenImageEditPipeline": diffusers.QwenImageEditPipeline,
+    "QwenImageEditPlusPipeline": diffusers.QwenImageEditPlusPipeline,
+}
+# One precision everywhere: on a CPU too, where its bytes, unlike float32's, do not depend on the number of threads.
+DTYPE = torch.bfloat16
+FILES = ["*.json", "*.txt", "*.jinja", "*.safetensors"]
+
+
+class LoadError(Exception):
+    """The model cannot be loaded: the worker must not take a job."""
+
+
+class Pipeline(Protocol):
+    """What the two pipeline classes share and this package uses."""
+
+    transformer: Any
+    vae: Any
+    text_encoder: Any
+    tokenizer: Any
+    processor: Any
+    scheduler: Any
+    vae_scale_factor: int
+    prompt_template_encode: str
+    prompt_template_encode_start_idx: int
+
+    def __call__(self, **arguments: Any) -> Any:
+        """Edit."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded pipeline and where it came from."""
+
+    pipeline: Pipeline
+    id: str
+    revision: str
+
+
+class ImageProcessor(transformers.Qwen2VLProcessor):  # type: ignore[misc]
+    """Qwen2VLProcessor without its video half, which needs torchvision."""
+
+    def __init__(self, image_processor: Any, tokenizer: Any) -> None:
+        self.image_token, self.video_token = "<|image_pad|>", "<|video_pad|>"
+        self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
+        self.video_token_id = tokenizer.convert_tokens_to_ids(self.video_token)
+        ProcessorMixin.__init__(self, image_processor, tokenizer)
+
+
+def load(model_id: str, revision: str, *, token: str, cache: Path | None, allow_cpu: bool) -> Model:
+    """Load the pipeline that the model's `model_index.json` names, in bfloat16, on CUDA.
+
+    Args:
+        model_id: repository on the Hub, or a folder.
+        revision: commit of the repository; only told, for a folder.
+        token: of the Hub, or empty.
+        cache: folder of downloaded repositories; None means the library's own.
+        allow_cpu: without CUDA, load on the CPU instead of failing.
+
+    Raises:
+        LoadError: no CUDA, no model, a class that is not supported, or missing weights.
+    """
+    if not (torch.cuda.is_available() or allow_cpu):
+        raise LoadError("no CUDA device: this worker needs a GPU (ALLOW_CPU=1 is for tests and the demo)")
+    folder = Path(model_id) if Path(model_id).is_dir() else _download(model_id, revision, token, cache)
+    pipeline = _build(folder)
+    pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+    pipeline.set_progress_bar_config(disable=True)
+    return Model(pipeline, model_id, revision)
+
+
+def _download(model_id: str, revision: str, token: str, cache: Path | None) -> Path:
+    try:
+        folder = snapshot_download(
+            model_id, revision=revision, token=token or None, cache_dir=cache, allow_patterns=FILES
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise LoadError(f"{model_id} at {revision} could not be downloaded: {type(error).__name__}") from error
+    return Path(folder)
+
+
+def _build(folder: Path) -> Any:
+    try:
+        name = json.loads((folder / "model_index.json").read_text())["_class_name"]
+        pipeline_class = PIPELINES.get(name)
+        if pipeline_class is None:
+            raise LoadError(f"model_index.json names {name}: supported are {', '.join(PIPELINES)}")
+        return _assemble(pipeline_class, folder)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise LoadError(f"the model in {folder} cannot be loaded: {error}") from error
+
+
+def _assemble(pipeline_class: Any, folder: Path) -> Any:
+    """Build the pipeline from its parts, each of a class named here: nothing in the folder chooses code to run."""
+    text_encoder = _weights(transformers.Qwen2_5_VLForConditionalGeneration, folder / "text_encoder")
+    text_encoder.register_forward_pre_hook(give_image_positions, with_kwargs=True)
+    return pipeline_class(
+        transformer=_weights(diffusers.QwenImageTransformer2DModel, folder / "transformer"),
+        vae=_weights(diffusers.AutoencoderKLQwenImage, folder / "vae"),
+        text_encoder=text_encoder,
+        tokenizer=transformers.Qwen2Tokenizer.from_pretrained(folder / "tokenizer"),
+        processor=ImageProcessor(
+            transformers.Qwen2VLImageProcessorPil.from_pretrained(folder / "processor"),
+            transformers.Qwen2Tokenizer.from_pretrained(folder / "processor"),
+        ),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler"),
+    )
+
+
+def _weights(model_class: Any, folder: Path) -> Any:
+    """Load one network. The libraries fill missing weights with random ones and only warn; here it is an error."""
+    model, info = model_class.from_pretrained(folder, dtype=DTYPE, use_safetensors=True, output_loading_info=True)
+    if missing := sorted(info["missing_keys"]):
+        raise LoadError(f"{folder.name} lacks {len(missing)} weights, the first is {missing[0]}")
+    return model.eval()
+
+
+def give_image_positions(module: Any, positional: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Forward pre-hook of the text encoder: tell it which tokens are image tokens.
+
+    transformers 5 reads the two-dimensional positions of image tokens from `mm_token_type_ids`, which diffusers'
+    edit pipelines do not pass on; without it the picture is encoded as a row of words, silently
+    (huggingface/diffusers#14194).
+    """
+    if named.get("pixel_values") is not None and named.get("mm_token_type_ids") is None:
+        named["mm_token_type_ids"] = (named["input_ids"] == module.config.image_token_id).int()
+    return positional, named

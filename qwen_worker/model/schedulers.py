@@ -1,0 +1,99 @@
+"""The samplers a request may name, each walking the model's own sigma schedule.
+
+The pipelines call `set_timesteps(sigmas=..., mu=...)` and then `step`. Of diffusers' solvers only FlowMatchEuler
+understands the former. So the schedule is always FlowMatchEuler's, from the model's configuration (dynamic shift and
+all), and the adapters below only hand it to another solver.
+"""
+
+from typing import Any
+
+import torch
+from diffusers import (
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
+    LTXEulerAncestralRFScheduler,
+    UniPCMultistepScheduler,
+)
+
+from qwen_worker.schema import SchedulerName
+
+# A solver in log-SNR cannot start at sigma 1, where the signal is exactly zero.
+ALMOST_ONE = 1 - 1e-6
+
+
+class _FlowSchedule:
+    """Mixin: the sigmas of a FlowMatchEuler configuration, one step per sigma."""
+
+    own: FlowMatchEulerDiscreteScheduler
+    sigmas: torch.Tensor
+    timesteps: torch.Tensor
+
+    def set_timesteps(
+        self, num_inference_steps: int | None = None, device: Any = None, sigmas: Any = None, mu: float | None = None
+    ) -> None:
+        """As FlowMatchEulerDiscreteScheduler.set_timesteps."""
+        self.own.set_timesteps(num_inference_steps, device=device, sigmas=sigmas, mu=mu)
+        super().set_timesteps(self.own.num_inference_steps, device=device)  # type: ignore[misc]
+        self.timesteps, self.sigmas = self._laid_out(self.own.timesteps, self.own.sigmas)
+
+    def _laid_out(self, timesteps: torch.Tensor, sigmas: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The schedule as the solver's `step` reads it."""
+        return timesteps, sigmas
+
+
+class _LogSNR(_FlowSchedule):
+    def _laid_out(self, timesteps: torch.Tensor, sigmas: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return timesteps, sigmas.clamp(max=ALMOST_ONE).cpu()
+
+
+class _UniPC(_LogSNR, UniPCMultistepScheduler):  # type: ignore[misc]
+    pass
+
+
+class _DPM2M(_LogSNR, DPMSolverMultistepScheduler):  # type: ignore[misc]
+    pass
+
+
+class _Heun(_FlowSchedule, FlowMatchHeunDiscreteScheduler):  # type: ignore[misc]
+    """Two evaluations a step, but one in the last."""
+
+    def _laid_out(self, timesteps: torch.Tensor, sigmas: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return (
+            torch.cat([timesteps[:1], timesteps[1:].repeat_interleave(2)]),
+            torch.cat([sigmas[:1], sigmas[1:-1].repeat_interleave(2), sigmas[-1:]]),
+        )
+
+
+class _Ancestral(_FlowSchedule, LTXEulerAncestralRFScheduler):  # type: ignore[misc]
+    """Euler with fresh noise in each step. The pipelines hand no generator to `step`: it is bound here."""
+
+    generator: torch.Generator
+
+    def step(self, model_output: Any, timestep: Any, sample: Any, *, return_dict: bool = True) -> Any:
+        return super().step(model_output, timestep, sample, generator=self.generator, return_dict=return_dict)
+
+
+def build(name: SchedulerName, own: FlowMatchEulerDiscreteScheduler, generator: torch.Generator) -> Any:
+    """A fresh sampler for one edit.
+
+    Args:
+        name: as in the request.
+        own: the scheduler that came with the model; only its configuration is read.
+        generator: where a stochastic sampler takes its noise from.
+    """
+    fresh = FlowMatchEulerDiscreteScheduler.from_config(own.config)
+    if name == "FlowMatchEuler":
+        return fresh
+    sampler: Any
+    if name == "UniPCMultistep":
+        sampler = _UniPC(use_flow_sigmas=True, prediction_type="flow_prediction")
+    elif name == "DPMSolverMultistep":
+        sampler = _DPM2M(use_flow_sigmas=True, prediction_type="flow_prediction", solver_order=2)
+    elif name == "FlowMatchHeun":
+        sampler = _Heun()
+    else:
+        sampler = _Ancestral()
+        sampler.generator = generator
+    sampler.own = fresh
+    return sampler

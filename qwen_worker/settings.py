@@ -1,0 +1,142 @@
+"""The environment, read once and frozen. Each field is the variable of the same name in capitals."""
+
+import re
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from qwen_worker.models import DEFAULT_MODEL, REVISIONS
+
+RUNPOD_VOLUME = Path("/runpod-volume")
+LOCAL_REVISION = "local"
+
+Network = IPv4Network | IPv6Network
+
+
+class SettingsError(Exception):
+    """The environment does not describe a worker; each problem names its variable."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+def _host(endpoint: str) -> str:
+    parts = urlsplit(endpoint if "://" in endpoint else f"//{endpoint}")
+    if not parts.hostname or parts.path.strip("/") or parts.query or parts.username:
+        raise ValueError("must be host[:port], as in s3.us-west-004.backblazeb2.com")
+    return endpoint.rstrip("/")
+
+
+def _networks(value: Any) -> Any:
+    return [ip_network(part.strip()) for part in value.split(",")] if isinstance(value, str) else value
+
+
+class Settings(BaseSettings):
+    """Everything that can be set from outside. Unset and empty variables mean the default."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env", env_file_encoding="utf-8", env_ignore_empty=True, extra="ignore", frozen=True
+    )
+
+    s3_endpoint: Annotated[str, AfterValidator(_host)] = Field(
+        description="the bucket's S3 endpoint, host[:port]; https:// in front is accepted"
+    )
+    s3_access_key: SecretStr = Field(description="Backblaze key id")
+    s3_secret_key: SecretStr = Field(description="Backblaze application key")
+    s3_bucket: str = Field(description="bucket for cached sources and results", min_length=3, max_length=63)
+    s3_region: str = Field("us-west-000", description="the bucket's region, as in its endpoint", min_length=1)
+    s3_secure: bool = Field(True, description="https to the bucket; false only for a bucket on your own network")
+    s3_object_prefix: str = Field(
+        "qwen-image-edit/", description="put before every object key", pattern=r"^([A-Za-z0-9._-]+/)*$"
+    )
+    presign_expiry: int = Field(86400, description="life of a result's link in seconds, 1 to 604800", ge=1, le=604800)
+    max_image_bytes: int = Field(26214400, description="largest source in bytes", ge=1)
+    max_image_pixels: int = Field(50_000_000, description="largest source in pixels", ge=1)
+    timeout_seconds: float = Field(
+        120, description="total time of one download or one storage operation in seconds", gt=0, le=3600
+    )
+    inference_timeout_seconds: float = Field(
+        300, description="time of one edit on the GPU in seconds, checked after each step", gt=0, le=86400
+    )
+    max_inference_steps: int = Field(50, description="more steps than this are clamped, with a warning", ge=2)
+    model_id: str = Field(
+        DEFAULT_MODEL, description="repository on the Hugging Face Hub, or a local folder", min_length=1
+    )
+    model_revision: str = Field(
+        "", description="commit of the repository, 40 hex digits; default: the pinned one of a known model"
+    )
+    hf_token: SecretStr = Field(SecretStr(""), description="Hugging Face token, for private repositories")
+    hf_home: Path | None = Field(
+        None,
+        description="where models are kept; default: `/runpod-volume/huggingface-cache` when a volume is mounted, "
+        "else the library's own",
+    )
+    allow_cpu: bool = Field(False, description="run without CUDA: for tests and the demo only")
+    allowed_private_networks: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_networks)] = Field(
+        (), description="comma-separated networks that sources may be fetched from although they are not public"
+    )
+    prefetch: int = Field(1, description="jobs taken ahead while one is on the GPU, 0 to 4", ge=0, le=4)
+    warmup: bool = Field(True, description="one small edit before the first job is taken")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least severe line logged")
+
+    @model_validator(mode="after")
+    def _one_scheme(self) -> Self:
+        scheme, separator, _ = self.s3_endpoint.rpartition("://")
+        if separator and scheme != ("https" if self.s3_secure else "http"):
+            raise ValueError(f"S3_ENDPOINT says {scheme}:// but S3_SECURE is {str(self.s3_secure).lower()}")
+        return self
+
+    @model_validator(mode="after")
+    def _pinned(self) -> Self:
+        if not self.is_local_model and not re.fullmatch("[0-9a-f]{40}", self.revision):
+            raise ValueError(f"MODEL_REVISION must name a commit of {self.model_id} by its 40 hex digits")
+        return self
+
+    @property
+    def s3_host(self) -> str:
+        """The endpoint as host[:port]."""
+        return self.s3_endpoint.rpartition("://")[2]
+
+    @property
+    def is_local_model(self) -> bool:
+        """Whether MODEL_ID is a folder of this machine."""
+        return Path(self.model_id).is_dir()
+
+    @property
+    def revision(self) -> str:
+        """The commit that is loaded, or `local` for a folder."""
+        return LOCAL_REVISION if self.is_local_model else self.model_revision or REVISIONS.get(self.model_id, "")
+
+    @property
+    def hub_cache(self) -> Path | None:
+        """Folder of downloaded models; RunPod's cached models lie in the volume's one. None: the library's own."""
+        home = self.hf_home or (RUNPOD_VOLUME / "huggingface-cache" if RUNPOD_VOLUME.is_dir() else None)
+        return home / "hub" if home else None
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must never be logged."""
+        values = (self.s3_access_key, self.s3_secret_key, self.hf_token)
+        return tuple(value.get_secret_value() for value in values if value.get_secret_value())
+
+
+def load_settings() -> Settings:
+    """Read the environment, and `.env` below it.
+
+    Raises:
+        SettingsError: with every problem.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise SettingsError([_problem(item) for item in error.errors()]) from None
+
+
+def _problem(item: Any) -> str:
+    message = item["msg"].removeprefix("Value error, ")
+    return ": ".join([*(str(part).upper() for part in item["loc"][:1]), message])
