@@ -38,8 +38,9 @@ async def handler(job: dict[str, Any]) -> dict[str, Any]:
     answer = await worker().answer(job)
     if _runs_one_job():
         # The log cuts what RunPod's SDK says of answers; here the answer is what a person waits for.
-        sys.__stdout__.write(json.dumps(answer.body, allow_nan=False) + "\n")
-    return answer.on_the_wire()
+        print(json.dumps(answer.body), file=sys.__stdout__)
+    wire: dict[str, Any] = answer.on_the_wire()
+    return wire
 
 
 def _runs_one_job() -> bool:

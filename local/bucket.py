@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Self
 
 import urllib3
 from minio import Minio
@@ -101,7 +102,7 @@ class LocalBucket:
             else:
                 return
 
-    def __enter__(self) -> "LocalBucket":
+    def __enter__(self) -> Self:
         self.start()
         return self
 

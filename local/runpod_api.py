@@ -10,7 +10,7 @@ import threading
 import time
 import uuid
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from aiohttp import web
 
@@ -87,7 +87,7 @@ class LocalRunPod:
             "RUNPOD_SKIP_GPU_CHECK": "true",
         }
 
-    def __enter__(self) -> "LocalRunPod":
+    def __enter__(self) -> Self:
         self._thread.start()
         asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(10)
         return self

@@ -72,7 +72,7 @@ def make(folder: Path, *, plus: bool = False, seed: int = 0) -> Path:
     for name, part in parts.items():
         if isinstance(part, torch.nn.Module):
             _amplify(part)
-            part = part.to(torch.bfloat16)
+            part.to(torch.bfloat16)
         part.save_pretrained(folder / name)
     tokenizer.save_pretrained(folder / "processor")
     _write_index(folder, QwenImageEditPlusPipeline if plus else QwenImageEditPipeline)
@@ -105,7 +105,7 @@ def _tokenizer() -> Qwen2Tokenizer:
     content = json.loads(bpe.to_str())["model"]
     merges = [tuple(merge) for merge in content["merges"]]
     return Qwen2Tokenizer(
-        vocab=content["vocab"], merges=merges, extra_special_tokens=CONTROL_TOKENS, pad_token="<|endoftext|>"
+        vocab=content["vocab"], merges=merges, extra_special_tokens=CONTROL_TOKENS, pad_token=CONTROL_TOKENS[0]
     )
 
 

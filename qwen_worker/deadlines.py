@@ -93,6 +93,7 @@ class Watched:
         return sock
 
     def putrequest(self, *args: Any, **options: Any) -> None:
+        """As http.client; the socket may be one that an earlier request left open."""
         if self.sock is not None and (deadline := current()):
             deadline.guard(self.sock)
         super().putrequest(*args, **options)  # type: ignore[misc]

@@ -33,11 +33,6 @@ class Answer:
     body: dict[str, Any]
     refresh_worker: bool = False
 
-    @property
-    def failed(self) -> bool:
-        """Whether the body is an error."""
-        return self.body["status"] == "error"
-
     def on_the_wire(self) -> dict[str, Any]:
         """The answer as RunPod's SDK must get it.
 
@@ -45,7 +40,7 @@ class Answer:
         documented object, and the job is FAILED.
         """
         wire = dict(self.body)
-        if self.failed:
+        if "error" in wire:
             wire["error"] = json.dumps(self.body["error"], allow_nan=False)
         if self.refresh_worker:
             wire["refresh_worker"] = True
@@ -82,18 +77,17 @@ class Jobs:
         request = schema.parse(job.get("input"), job_id=job_id, max_steps=self._max_steps)
         job_log.hide(*request.images, request.prompt, request.negative_prompt)
         result = await self._service.edit(request, job_id, watch)
-        body = {"status": "success", "result": result.model_dump(mode="json", by_alias=True)}
-        json.dumps(body, allow_nan=False)
+        body = result.model_dump(mode="json", by_alias=True)
         log.info(
             "job done",
             extra={
                 "status": "success",
                 "object_key": result.object_key,
                 "cache": result.meta.cache,
-                "timings_ms": body["result"]["meta"]["timings_ms"],
+                "timings_ms": body["meta"]["timings_ms"],
             },
         )
-        return Answer(body)
+        return Answer({"status": "success", "result": body})
 
 
 def _failure(error: WorkerError, watch: Stopwatch) -> Answer:

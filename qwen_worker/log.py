@@ -12,18 +12,19 @@ from typing import Any, TextIO
 
 from pythonjsonlogger.json import JsonFormatter
 
-#: user:password@ and ?query of an address, up to what may end it in JSON text
-_URL = re.compile(r"""(https?://)(?:[^\s/?#"'\\<>@]*@)?([^\s?#"'\\<>]*)(\?[^\s"'\\<>]*)?""")
+#: ?name=value..., of an address or of a request target, up to what may end it in JSON text
+_QUERY = re.compile(r"""\?[\w.%~+-]+=[^\s"'\\<>)]*""")
+_USER = re.compile(r"""(?<=://)[^\s/?#"'\\<>@]+@""")
 MIN_HIDDEN = 4  # shorter texts stand in every line by chance
 
-_job: contextvars.ContextVar[dict[str, str]] = contextvars.ContextVar("job", default={})
+_job: contextvars.ContextVar[str | None] = contextvars.ContextVar("job", default=None)
 _hidden: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("hidden", default=())
 
 
 @contextmanager
 def job_context(job_id: str) -> Iterator[None]:
-    """Put the job's id on every line logged inside; `requestId` is the name that RunPod's console groups by."""
-    job = _job.set({"job_id": job_id, "requestId": job_id})
+    """Put the job's id on every line logged inside."""
+    job = _job.set(job_id)
     hidden = _hidden.set(())
     try:
         yield
@@ -50,9 +51,10 @@ class Formatter(JsonFormatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
-        for key, value in _job.get().items():
-            if not hasattr(record, key):
-                setattr(record, key, value)
+        job_id = getattr(record, "job_id", None) or _job.get()
+        if job_id:
+            # The name that RunPod's console groups lines by.
+            record.job_id = record.requestId = job_id
         return self._scrub(super().format(record))
 
     def _scrub(self, line: str) -> str:
@@ -60,7 +62,7 @@ class Formatter(JsonFormatter):
             if len(text) >= MIN_HIDDEN:
                 for form in (json.dumps(text)[1:-1], text):
                     line = line.replace(form, "[hidden]")
-        return _URL.sub(lambda match: match[1] + match[2] + ("?[hidden]" if match[3] else ""), line)
+        return _USER.sub("", _QUERY.sub("?[hidden]", line))
 
 
 class _Lines:
@@ -95,7 +97,7 @@ def setup(level: str, secrets: tuple[str, ...] = (), stream: TextIO | None = Non
     logging.captureWarnings(capture=True)
     for chatty in ("urllib3", "httpx", "huggingface_hub", "PIL", "asyncio", "filelock"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLevelName(level)))
-    sys.stdout = _Lines(stream)  # type: ignore[assignment]
+    sys.stdout = _Lines(stream)
     sys.excepthook = _log_uncaught
 
 
@@ -103,7 +105,7 @@ def _log_uncaught(kind: type[BaseException], error: BaseException, trace: Traceb
     if issubclass(kind, KeyboardInterrupt):
         sys.__excepthook__(kind, error, trace)
     else:
-        logging.getLogger(__name__).critical(f"{kind.__name__}: {error}", exc_info=(kind, error, trace))
+        logging.getLogger(__name__).critical("%s: %s", kind.__name__, error, exc_info=(kind, error, trace))
 
 
 def from_runpod(message: Any, level: str = "INFO", job_id: str | None = None) -> None:
@@ -111,5 +113,5 @@ def from_runpod(message: Any, level: str = "INFO", job_id: str | None = None) ->
     text = str(message)
     head = text.partition("{")[0]
     number = {"WARN": logging.WARNING, "ERROR": logging.ERROR, "INFO": logging.INFO, "TIP": logging.INFO}.get(level)
-    extra = {"job_id": job_id, "requestId": job_id} if job_id else {}
-    logging.getLogger("runpod").log(number or logging.DEBUG, head + ("{…}" if head != text else ""), extra=extra)
+    line = head if head == text else f"{head}{{…}}"
+    logging.getLogger("runpod").log(number or logging.DEBUG, line, extra={"job_id": job_id} if job_id else None)

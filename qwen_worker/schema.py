@@ -90,7 +90,8 @@ class EditInput(BaseModel):
         explicit = "true_cfg_scale" in self.model_fields_set
         if explicit and self.guidance_scale not in {None, self.true_cfg_scale}:
             raise PydanticCustomError(
-                "scale", "guidance_scale is an alias of true_cfg_scale and says something else: give true_cfg_scale only"
+                "scale",
+                "guidance_scale is an alias of true_cfg_scale and says something else: give true_cfg_scale only",
             )
         return self
 

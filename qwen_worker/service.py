@@ -27,9 +27,11 @@ class Editor(Protocol):
     model_id: str
     model_revision: str
 
-    def size(self, request: EditRequest, source: Size) -> Size: ...
-    def check(self, request: EditRequest, sources: tuple[Size, ...]) -> None: ...
-    def edit(self, request: EditRequest, images: tuple[Image, ...], cancelled: threading.Event) -> Image: ...
+    def check(self, request: EditRequest, sources: tuple[Size, ...]) -> None:
+        """Refuse what the model cannot do with sources of these sizes; raises BadInput."""
+
+    def edit(self, request: EditRequest, images: tuple[Image, ...], cancelled: threading.Event) -> Image:
+        """Make the picture; raises ModelError."""
 
 
 class Service:
@@ -44,7 +46,7 @@ class Service:
         max_pixels: of a source.
     """
 
-    def __init__(  # noqa: PLR0913 - each is one part
+    def __init__(
         self, sources: Sources, editor: Editor, bucket: Bucket, *, io: Executor, gpu: Executor, max_pixels: int
     ) -> None:
         self._sources = sources
@@ -81,7 +83,7 @@ class Service:
             object_key=full_key,
             content_type=encoded.content_type,
             expires_in=self._bucket.expires_s,
-            meta=self._meta(request, sources[0], pictures[0], image, encoded, watch),
+            meta=self._meta(request, sources[0], pictures[0], image=image, encoded=encoded, watch=watch),
         )
 
     async def _on_gpu(self, request: EditRequest, images: tuple[Image, ...], watch: Stopwatch) -> Image:
@@ -110,8 +112,15 @@ class Service:
         run = contextvars.copy_context().run
         return asyncio.get_running_loop().run_in_executor(self._io, run, function, *arguments)
 
-    def _meta(  # noqa: PLR0913 - what each stage handed over
-        self, request: EditRequest, source: Source, picture: Decoded, image: Image, encoded: Encoded, watch: Stopwatch
+    def _meta(
+        self,
+        request: EditRequest,
+        source: Source,
+        picture: Decoded,
+        *,
+        image: Image,
+        encoded: Encoded,
+        watch: Stopwatch,
     ) -> Meta:
         warnings = [*request.warnings, *picture.warnings]
         if request.size not in {None, image.size}:

@@ -37,7 +37,7 @@ class Stored:
 class Bucket:
     """One bucket, below one prefix. Safe to share between threads."""
 
-    def __init__(  # noqa: PLR0913 - each is one setting
+    def __init__(
         self,
         host: str,
         access_key: str,

@@ -28,12 +28,12 @@ def encode(image: Image.Image, output_format: OutputFormat, quality: int) -> Enc
         output_format: png (lossless), jpeg or webp.
         quality: 1 to 100, for jpeg and webp.
     """
-    options: dict[str, object] = {
+    by_format: dict[str, dict[str, int]] = {
         # zlib's run-length mode: as small as its default on photographs, a fraction of the time.
         "png": {"compress_level": 1, "compress_type": 3},
         "jpeg": {"quality": quality, "subsampling": 0 if quality >= FULL_CHROMA_QUALITY else 2},
         "webp": {"quality": quality},
-    }[output_format]
+    }
     buffer = io.BytesIO()
-    image.save(buffer, output_format, **options)
+    image.save(buffer, output_format, **by_format[output_format])
     return Encoded(buffer.getvalue(), f"image/{output_format}", EXTENSION[output_format])

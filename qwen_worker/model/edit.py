@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from qwen_worker.errors import BadInput, ModelError, WorkerError
-from qwen_worker.images.geometry import native_size, output_size
+from qwen_worker.images.geometry import NATIVE_AREA, native_size, output_size
 from qwen_worker.model import schedulers
 from qwen_worker.model.load import Model
 from qwen_worker.schema import EditRequest, Size
@@ -115,12 +115,12 @@ class Editor:
         carries the image tokens.
         """
         pipeline = self._pipeline
-        seen = [native_size(source, PLUS_CONDITION_AREA) if self._sees_small else native_size(source) for source in sources]
-        image_tokens = pipeline.processor._get_num_multimodal_tokens([(h, w) for w, h in seen]).num_image_tokens
-        ids = pipeline.tokenizer(pipeline.prompt_template_encode.format(text)).input_ids
-        length = len(ids) - pipeline.prompt_template_encode_start_idx + sum(image_tokens)
+        area = PLUS_CONDITION_AREA if self._sees_small else NATIVE_AREA
+        seen: int = sum(pipeline.processor.image_tokens(native_size(source, area)) for source in sources)
+        words: int = len(pipeline.tokenizer(pipeline.prompt_template_encode.format(text)).input_ids)
+        length = words - pipeline.prompt_template_encode_start_idx + seen
         longest = max(side for picture in (size, *map(native_size, sources)) for side in picture)
-        rows: int = pipeline.transformer.pos_embed.pos_freqs.shape[0]
+        rows: int = len(pipeline.transformer.pos_embed.pos_freqs)
         return rows - longest // (pipeline.vae_scale_factor * 2) // 2 - length
 
     @contextmanager

@@ -12,6 +12,8 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from transformers.processing_utils import ProcessorMixin
 
+from qwen_worker.schema import Size
+
 # The libraries' own lines go through our log, not to their handlers; before diffusers, whose import warns.
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_default_handler()
@@ -73,6 +75,13 @@ class ImageProcessor(transformers.Qwen2VLProcessor):  # type: ignore[misc]
         self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
         self.video_token_id = tokenizer.convert_tokens_to_ids(self.video_token)
         ProcessorMixin.__init__(self, image_processor, tokenizer)
+
+    def image_tokens(self, size: Size) -> int:
+        """How many tokens a picture of this size becomes in the text."""
+        width, height = size
+        patches: int = self.image_processor.get_number_of_image_patches(height, width, {})
+        merged: int = self.image_processor.merge_size**2
+        return patches // merged
 
 
 def load(model_id: str, revision: str, *, token: str, cache: Path | None, allow_cpu: bool) -> Model:

@@ -105,15 +105,15 @@ class _Session(requests.Session):
         self.trust_env = False
         self.headers.clear()
         self.headers.update(HEADERS)
-        self.mount("http://", _Adapter(private))
-        self.mount("https://", _Adapter(private))
+        self._adapter = _Adapter(private)
+        self.mount("http://", self._adapter)
+        self.mount("https://", self._adapter)
 
     def get_exactly(self, url: str) -> requests.Response:
         """GET with the target byte for byte: the libraries below re-quote it, and that breaks signed links."""
         request = self.prepare_request(requests.Request("GET", url))
         if url.isascii():
-            for adapter in self.adapters.values():
-                adapter.target = _target(url)
+            self._adapter.target = _target(url)
         return self.send(request, stream=True, timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S), allow_redirects=False)
 
     def get_redirect_target(self, resp: requests.Response) -> None:
