@@ -1,0 +1,63 @@
+"""The parts every test may ask for: real ones, made small."""
+
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+# Before torch is imported anywhere: the tiny model only waits for a second thread.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from local import tiny_model
+from local.bucket import LocalBucket
+from local.web import ImageHost
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny QwenImageEditPipeline."""
+    return tiny_model.make(tmp_path_factory.mktemp("models") / "edit")
+
+
+@pytest.fixture(scope="session")
+def tiny_plus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny QwenImageEditPlusPipeline."""
+    return tiny_model.make(tmp_path_factory.mktemp("models") / "plus", plus=True)
+
+
+@pytest.fixture(scope="session")
+def shared_bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalBucket]:
+    """A bucket for tests that neither stop it nor look at it as a whole."""
+    with LocalBucket(tmp_path_factory.mktemp("s3")) as bucket:
+        yield bucket
+
+
+@pytest.fixture
+def own_bucket(tmp_path: Path) -> Iterator[LocalBucket]:
+    """A bucket of this test alone."""
+    with LocalBucket(tmp_path / "s3") as bucket:
+        yield bucket
+
+
+@pytest.fixture
+def host() -> Iterator[ImageHost]:
+    """An image host of this test alone."""
+    with ImageHost() as server:
+        yield server
+
+
+def photo(width: int = 320, height: int = 240, seed: int = 0) -> Image.Image:
+    """A picture with soft, random content."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def file_of(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    """The picture as a file."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()

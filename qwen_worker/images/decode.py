@@ -4,12 +4,14 @@ import io
 import warnings
 from dataclasses import dataclass
 
+import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
 from qwen_worker.errors import BadInput
 
-# MPO is the JPEG of many phones and cameras: a second picture (depth, gain map) behind the first.
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP")
+FORMATS = ("JPEG", "PNG", "WEBP")
+# What Pillow calls the JPEG of many phones and cameras: a second picture (depth, gain map) lies behind the first.
+PHONE_JPEG = "MPO"
 MAX_SIDE = 16384  # pixels
 # Each scan of a progressive JPEG is decoded over the whole picture: real files have about ten, bombs thousands.
 MAX_JPEG_SCANS = 100
@@ -19,7 +21,7 @@ SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 
 @dataclass(frozen=True)
 class Decoded:
-    """A source as the model may see it: upright, sRGB, 8 bits, no alpha, no metadata."""
+    """A source as the model may see it: upright, sRGB, 8 bits, no alpha."""
 
     image: Image.Image
     format: str
@@ -57,14 +59,14 @@ def _check_size(opened: Image.Image, data: bytes, max_pixels: int) -> None:
         raise BadInput(f"the source has {width} x {height} pixels: send at most {max_pixels} pixels")
     if max(width, height) > MAX_SIDE:
         raise BadInput(f"the source has {width} x {height} pixels: send at most {MAX_SIDE} a side")
-    if opened.format in {"JPEG", "MPO"} and data.count(START_OF_SCAN) > MAX_JPEG_SCANS:
+    if opened.format in {"JPEG", PHONE_JPEG} and data.count(START_OF_SCAN) > MAX_JPEG_SCANS:
         raise BadInput(f"the source is a JPEG of more than {MAX_JPEG_SCANS} scans: save it as a baseline JPEG")
 
 
 def _photograph(opened: Image.Image) -> Decoded:
     notes = []
     frames = getattr(opened, "n_frames", 1)
-    if frames > 1 and opened.format != "MPO":
+    if frames > 1 and opened.format != PHONE_JPEG:
         notes.append(f"the source is animated: the first of its {frames} frames was used")
     profile = opened.info.get("icc_profile")
     image = _eight_bit(ImageOps.exif_transpose(opened))
@@ -73,13 +75,13 @@ def _photograph(opened: Image.Image) -> Decoded:
         if converted is None:
             notes.append("the source's colour profile is broken and was ignored")
         image = converted or image
-    return Decoded(_plain(_flatten(image)), "JPEG" if opened.format == "MPO" else str(opened.format), tuple(notes))
+    return Decoded(_flatten(image), "JPEG" if opened.format == PHONE_JPEG else str(opened.format), tuple(notes))
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
     """Bring 16-bit grey down to 8 bits; Pillow's own convert clips it to white."""
     if image.mode.startswith("I"):
-        return image.point(lambda value: value * (255 / 65535), "F").point(lambda value: value + 0.5, "F").convert("L")
+        return Image.fromarray((np.asarray(image, dtype=np.float32) * (255 / 65535) + 0.5).astype(np.uint8))
     return image
 
 
@@ -110,8 +112,3 @@ def _flatten(image: Image.Image) -> Image.Image:
         return image.convert("RGB")
     layer = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-
-
-def _plain(image: Image.Image) -> Image.Image:
-    """The pixels alone: a picture that carries no EXIF, XMP or profile of the source."""
-    return Image.frombytes("RGB", image.size, image.tobytes())

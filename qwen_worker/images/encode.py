@@ -35,5 +35,7 @@ def encode(image: Image.Image, output_format: OutputFormat, quality: int) -> Enc
         "webp": {"quality": quality},
     }
     buffer = io.BytesIO()
-    image.save(buffer, output_format, **by_format[output_format])
+    # Pillow writes comments and profiles that a picture still carries.
+    pixels = Image.frombytes(image.mode, image.size, image.tobytes())
+    pixels.save(buffer, output_format, **by_format[output_format])
     return Encoded(buffer.getvalue(), f"image/{output_format}", EXTENSION[output_format])

@@ -20,6 +20,8 @@ from qwen_worker.schema import EditRequest, Size
 
 # Area at which the text encoder sees a reference: CONDITION_IMAGE_SIZE of diffusers' EditPlus pipeline.
 PLUS_CONDITION_AREA = 384 * 384
+# What the same pipeline puts before the prompt for each picture: img_prompt_template of _get_qwen_prompt_embeds.
+PLUS_PICTURE = "Picture {}: <|vision_start|><|image_pad|><|vision_end|>"
 # What torch puts before the text of a CUDA, cuBLAS or cuDNN failure that has no exception class of its own.
 DEVICE_FAILURES = ("CUDA error", "cuDNN error", "NVML")
 
@@ -34,7 +36,7 @@ class Editor:
         self._timeout_s = timeout_s
         self._scheduler = model.pipeline.scheduler
         self._control_tokens = sorted(model.pipeline.tokenizer.get_added_vocab())
-        self._sees_small = type(model.pipeline).__name__ == "QwenImageEditPlusPipeline"
+        self._is_plus = type(model.pipeline).__name__ == "QwenImageEditPlusPipeline"
 
     def size(self, request: EditRequest, source: Size) -> Size:
         """The size, in pixels, of the picture that `edit` will make.
@@ -112,11 +114,13 @@ class Editor:
         """Rows of the transformer's position table that are left over beside prompt and pictures.
 
         Text positions begin behind half the longest side of any picture (QwenEmbedRope of diffusers), and the text
-        carries the image tokens.
+        carries the image tokens: each picture's one `<|image_pad|>` is replaced by as many as it has.
         """
         pipeline = self._pipeline
-        area = PLUS_CONDITION_AREA if self._sees_small else NATIVE_AREA
-        seen: int = sum(pipeline.processor.image_tokens(native_size(source, area)) for source in sources)
+        area = PLUS_CONDITION_AREA if self._is_plus else NATIVE_AREA
+        seen: int = sum(pipeline.processor.image_tokens(native_size(source, area)) - 1 for source in sources)
+        if self._is_plus:
+            text = "".join(PLUS_PICTURE.format(number) for number in range(1, len(sources) + 1)) + text
         words: int = len(pipeline.tokenizer(pipeline.prompt_template_encode.format(text)).input_ids)
         length = words - pipeline.prompt_template_encode_start_idx + seen
         longest = max(side for picture in (size, *map(native_size, sources)) for side in picture)

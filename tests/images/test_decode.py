@@ -1,0 +1,233 @@
+"""Strangers' bytes → pictures."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from conftest import file_of, photo
+from PIL import Image, ImageCms
+
+from qwen_worker.errors import BadInput
+from qwen_worker.images.decode import Decoded, decode
+
+LIMIT = 50_000_000
+ORIENTATION = 0x0112
+
+
+def read(data: bytes, max_pixels: int = LIMIT) -> Decoded:
+    return decode(data, max_pixels=max_pixels)
+
+
+def pixel(decoded: Decoded, at: tuple[int, int] = (0, 0)) -> tuple[int, ...]:
+    return tuple(int(value) for value in np.asarray(decoded.image)[at[1], at[0]])
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_each_format_is_read(kind: str) -> None:
+    """As an RGB picture of its own size."""
+    decoded = read(file_of(photo(), kind))
+
+    assert (decoded.format, decoded.image.mode, decoded.image.size) == (kind, "RGB", (320, 240))
+    assert decoded.warnings == ()
+    difference = np.asarray(decoded.image, dtype=int) - np.asarray(photo(), dtype=int)
+    assert np.abs(difference).mean() < 3
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_rotated_picture_comes_out_upright(kind: str, orientation: int) -> None:
+    """A phone stores the sensor's view and a number; every orientation shows the same scene."""
+    # The stored view is what, turned as the number says, gives the upright scene.
+    to_stored = {
+        1: None,
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }[orientation]
+    stored = photo() if to_stored is None else photo().transpose(to_stored)
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+
+    decoded = read(file_of(stored, kind, exif=exif))
+
+    assert decoded.image.size == (320, 240)
+    difference = np.asarray(decoded.image, dtype=int) - np.asarray(photo(), dtype=int)
+    assert np.abs(difference).mean() < 3
+
+
+def test_sixteen_bit_grey_keeps_its_tones() -> None:
+    """40000 of 65535 is 156 of 255; a plain conversion clips it to white."""
+    deep = Image.fromarray(np.full((8, 8), 40000, dtype=np.uint16))
+
+    assert pixel(read(file_of(deep))) == (156, 156, 156)
+
+
+def test_sixteen_bit_colour_keeps_its_tones() -> None:
+    """A 48-bit PNG."""
+    row = b"\0" + struct.pack(">HHH", 40000, 10000, 65535) * 4
+    assert pixel(read(_png(4, 4, depth=16, colour=2, rows=row * 4))) == (156, 39, 255)
+
+
+def test_a_palette_is_resolved() -> None:
+    """Colours, not indices."""
+    assert pixel(read(file_of(Image.new("RGB", (4, 4), (200, 10, 30)).quantize()))) == (200, 10, 30)
+
+
+def test_one_bit_pictures_are_read() -> None:
+    """Line art."""
+    assert pixel(read(file_of(Image.new("1", (4, 4), 1)))) == (255, 255, 255)
+
+
+def test_cmyk_looks_like_its_print() -> None:
+    """No ink is white, all ink is black."""
+    assert min(pixel(read(file_of(Image.new("CMYK", (16, 16), (0, 0, 0, 0)), "JPEG")))) > 250
+    assert max(pixel(read(file_of(Image.new("CMYK", (16, 16), (0, 0, 0, 255)), "JPEG")))) < 5
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
+def test_what_is_transparent_is_white(mode: str) -> None:
+    """Colour hidden below alpha 0 must not appear."""
+    clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
+    picture = {"RGBA": clear, "LA": clear.convert("LA"), "PA": clear.quantize()}[mode]
+
+    assert pixel(read(file_of(picture))) == (255, 255, 255)
+
+
+def test_half_transparency_is_mixed_with_white() -> None:
+    """As a viewer shows it on a white page."""
+    red, green, blue = pixel(read(file_of(Image.new("RGBA", (4, 4), (0, 0, 0, 128)))))
+
+    assert red == green == blue == pytest.approx(127, abs=1)
+
+
+def test_a_transparent_colour_key_counts() -> None:
+    """PNG's tRNS on an RGB picture."""
+    data = file_of(Image.new("RGB", (4, 4), (1, 2, 3)), transparency=(1, 2, 3))
+
+    assert pixel(read(data)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("alpha", [False, True])
+def test_colours_are_brought_to_srgb(alpha: bool) -> None:
+    """A wide-gamut green is clipped to sRGB's green, not shown as if it had been sRGB."""
+    wide = _wide_gamut()
+    source = Image.new("RGB", (4, 4), (100, 200, 100))
+    if alpha:
+        source.putalpha(255)
+    expected = ImageCms.profileToProfile(
+        Image.new("RGB", (4, 4), (100, 200, 100)),
+        ImageCms.ImageCmsProfile(io.BytesIO(wide)),
+        ImageCms.createProfile("sRGB"),
+        renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+        flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+    )
+    assert expected is not None
+
+    found = pixel(read(file_of(source, icc_profile=wide)))
+
+    assert found == expected.getpixel((0, 0))
+    assert found != (100, 200, 100)
+
+
+def test_a_broken_profile_is_ignored_and_said() -> None:
+    """The pixels are good."""
+    decoded = read(file_of(Image.new("RGB", (4, 4), (1, 2, 3)), icc_profile=b"nonsense"))
+
+    assert pixel(decoded) == (1, 2, 3)
+    assert "profile" in decoded.warnings[0]
+
+
+def test_an_animation_is_its_first_frame_and_said() -> None:
+    """The caller learns that the rest was dropped."""
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    data = file_of(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True)
+
+    decoded = read(data)
+
+    assert pixel(decoded) == (255, 0, 0)
+    assert "animated" in decoded.warnings[0]
+
+
+def test_a_phones_multi_picture_jpeg_is_a_jpeg() -> None:
+    """MPO: the depth or gain map behind the picture is not an animation."""
+    data = file_of(photo(), "MPO", save_all=True, append_images=[photo(seed=1)])
+    assert Image.open(io.BytesIO(data)).format == "MPO"
+
+    decoded = read(data)
+
+    assert (decoded.format, decoded.warnings) == ("JPEG", ())
+
+
+@pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF", "ICO", "PPM"])
+def test_other_formats_are_refused(kind: str) -> None:
+    """Each decoder less is a way in less."""
+    with pytest.raises(BadInput, match="JPEG, PNG or WebP"):
+        read(file_of(photo(64, 64), kind))
+
+
+@pytest.mark.parametrize("data", [b"", b"<html>not a picture</html>", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"RIFF"])
+def test_what_is_no_picture_is_refused(data: bytes) -> None:
+    """With one typed error."""
+    with pytest.raises(BadInput):
+        read(data)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.99])
+def test_half_a_picture_is_refused(kind: str, share: float) -> None:
+    """A download that broke off must not be edited."""
+    data = file_of(photo(), kind)
+
+    with pytest.raises(BadInput):
+        read(data[: int(len(data) * share)])
+
+
+def test_too_many_pixels_are_refused_before_they_are_decoded() -> None:
+    """Both limits are told with the size found."""
+    bomb = _png(1, 178_000_000, depth=8, colour=0, rows=b"")
+    with pytest.raises(BadInput, match="1 x 178000000 pixels: send at most 50000000"):
+        read(bomb)
+    with pytest.raises(BadInput, match="20000 x 10 pixels: send at most 16384 a side"):
+        read(_png(20_000, 10, depth=8, colour=0, rows=b""))
+    with pytest.raises(BadInput, match="320 x 240"):
+        read(file_of(photo()), max_pixels=320 * 240 - 1)
+
+    assert read(file_of(photo()), max_pixels=320 * 240).image.size == (320, 240)
+
+
+def test_a_jpeg_of_endless_scans_is_refused() -> None:
+    """Each scan costs a pass over the picture: a small file could hold a core for a minute."""
+    data = file_of(photo(), "JPEG", progressive=True)
+    at = data.rindex(b"\xff\xda")
+    scan = data[at : data.rindex(b"\xff\xd9")]
+
+    with pytest.raises(BadInput, match="scans"):
+        read(data[:at] + scan * 200 + b"\xff\xd9")
+
+
+def _png(width: int, height: int, *, depth: int, colour: int, rows: bytes) -> bytes:
+    """A PNG written by hand."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + parts
+
+
+def _wide_gamut() -> bytes:
+    """sRGB's profile with its green moved outwards: a matrix profile of another gamut."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    count = struct.unpack_from(">I", profile, 128)[0]
+    for number in range(count):
+        name, offset, _ = struct.unpack_from(">4sII", profile, 132 + 12 * number)
+        if name == b"gXYZ":
+            struct.pack_into(">iii", profile, offset + 8, *(int(value * 65536) for value in (0.20, 0.62, 0.07)))
+    return bytes(profile)

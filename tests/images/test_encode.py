@@ -1,0 +1,68 @@
+"""Pictures → files."""
+
+import io
+
+import numpy as np
+import pytest
+from conftest import file_of, photo
+from PIL import Image, ImageCms
+from PIL.PngImagePlugin import PngInfo
+
+from qwen_worker.images.decode import decode
+from qwen_worker.images.encode import encode
+from qwen_worker.schema import OutputFormat
+
+
+@pytest.mark.parametrize(
+    ("output_format", "kind", "content_type", "extension"),
+    [("png", "PNG", "image/png", "png"), ("jpeg", "JPEG", "image/jpeg", "jpg"), ("webp", "WEBP", "image/webp", "webp")],
+)
+def test_each_format_is_written(output_format: OutputFormat, kind: str, content_type: str, extension: str) -> None:
+    """And reads back as what it says it is."""
+    encoded = encode(photo(), output_format, 95)
+    back = Image.open(io.BytesIO(encoded.data))
+
+    assert (back.format, encoded.content_type, encoded.extension) == (kind, content_type, extension)
+    assert back.size == (320, 240)
+    difference = np.asarray(back.convert("RGB"), dtype=int) - np.asarray(photo(), dtype=int)
+    assert np.abs(difference).mean() < 3
+
+
+@pytest.mark.parametrize("source", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("output_format", ["png", "jpeg", "webp"])
+def test_nothing_of_the_sources_metadata_is_left(source: str, output_format: OutputFormat) -> None:
+    """EXIF holds the place where a photograph was taken."""
+    exif = Image.Exif()
+    exif[0x010E] = "secret description"
+    texts = PngInfo()
+    texts.add_text("note", "secret text")
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    extra = {
+        "JPEG": {"comment": b"secret comment", "xmp": b"secret xmp"},
+        "PNG": {"pnginfo": texts},
+        "WEBP": {"xmp": b"secret xmp"},
+    }[source]
+    data = file_of(photo(), source, exif=exif, icc_profile=profile, **extra)
+    assert b"secret" in data
+
+    encoded = encode(decode(data, max_pixels=10**6).image, output_format, 95)
+
+    back = Image.open(io.BytesIO(encoded.data))
+    back.load()
+    assert b"secret" not in encoded.data
+    assert b"sRGB" not in encoded.data
+    assert not back.getexif()
+
+
+def test_png_is_exact_whatever_the_quality() -> None:
+    """Lossless."""
+    assert Image.open(io.BytesIO(encode(photo(), "png", 1).data)).tobytes() == photo().tobytes()
+
+
+@pytest.mark.parametrize("output_format", ["jpeg", "webp"])
+def test_quality_is_obeyed(output_format: OutputFormat) -> None:
+    """Less quality, fewer bytes."""
+    sizes = [len(encode(photo(), output_format, quality).data) for quality in (10, 50, 95)]
+
+    assert sizes == sorted(sizes)
+    assert sizes[0] < sizes[2] / 2

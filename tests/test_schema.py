@@ -1,0 +1,209 @@
+"""What a request may say."""
+
+import json
+from typing import Any
+
+import jsonschema
+import pytest
+
+from qwen_worker import schema
+from qwen_worker.errors import BadInput
+from qwen_worker.schema import EditRequest
+
+URL = "https://example.com/photo.jpg"
+
+
+def parse(job_id: str = "job-1", max_steps: int = 50, **fields: Any) -> EditRequest:
+    return schema.parse({"image_url": URL, "prompt": "make it warm", **fields}, job_id=job_id, max_steps=max_steps)
+
+
+def problems(raw: object) -> dict[str, str]:
+    with pytest.raises(BadInput) as caught:
+        schema.parse(raw, job_id="job-1", max_steps=50)
+    return {item["field"]: item["problem"] for item in caught.value.details["problems"]}
+
+
+def test_defaults_are_the_documented_ones() -> None:
+    """Two fields make a request; the rest has the documented defaults."""
+    request = parse()
+
+    assert request == EditRequest(
+        images=(URL,),
+        prompt="make it warm",
+        negative_prompt=" ",
+        seed=request.seed,
+        num_inference_steps=30,
+        true_cfg_scale=4.0,
+        scheduler="FlowMatchEuler",
+        output_format="png",
+        output_quality=95,
+        size=None,
+        warnings=(),
+    )
+
+
+def test_every_problem_is_named_in_one_answer() -> None:
+    """A caller mends a request once."""
+    found = problems(
+        {
+            "image_url": "ftp://example.com/a",
+            "prompt": "  ",
+            "seed": -1,
+            "num_inference_steps": 1,
+            "true_cfg_scale": 0.5,
+            "scheduler": "DDIM",
+            "output_format": "gif",
+            "output_quality": 0,
+            "width": 100,
+            "steps": 20,
+        }
+    )
+
+    assert set(found) == {
+        "image_url", "prompt", "seed", "num_inference_steps", "true_cfg_scale", "scheduler", "output_format",
+        "output_quality", "width", "steps",
+    }  # fmt: skip
+    assert "'FlowMatchEuler', 'UniPCMultistep', 'DPMSolverMultistep', 'FlowMatchHeun'" in found["scheduler"]
+    assert "2 or more" in found["num_inference_steps"]
+
+
+@pytest.mark.parametrize("raw", [None, [], "text", 3, True])
+def test_an_input_that_is_no_object_is_refused(raw: object) -> None:
+    """RunPod takes any JSON value as input."""
+    assert "input" in problems(raw)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("image_url", ""),
+        ("image_url", "example.com/a.jpg"),
+        ("image_url", "file:///etc/passwd"),
+        ("image_url", "https://"),
+        ("image_url", "https://example.com/a b.jpg"),
+        ("image_url", "https://example.com/a\r\nHost: evil"),
+        ("image_url", "https://example.com\\@evil/"),
+        ("image_url", "https://user:secret@example.com/"),
+        ("image_url", "https://example.com:99999/"),
+        ("image_url", "https://[::1/"),
+        ("image_url", "https://example.com/" + "a" * 9000),
+        ("image_url", ["https://example.com/a"]),
+        ("prompt", "a" * 2001),
+        ("prompt", 3),
+        ("prompt", "lone surrogate \ud800"),
+        ("negative_prompt", "a" * 2001),
+        ("seed", 2**32),
+        ("seed", 1.5),
+        ("seed", "1"),
+        ("seed", True),
+        ("num_inference_steps", 0),
+        ("num_inference_steps", 20.0),
+        ("true_cfg_scale", 20.1),
+        ("true_cfg_scale", float("nan")),
+        ("true_cfg_scale", float("inf")),
+        ("guidance_scale", 0),
+        ("output_quality", 101),
+        ("width", 255),
+        ("height", 2049),
+    ],
+)
+def test_a_bad_value_is_refused_by_its_field(field: str, value: object) -> None:
+    """The answer names the field."""
+    fields = {"image_url": URL, "prompt": "x", "width": 512, "height": 512, field: value}
+
+    assert set(problems(fields)) == {field}
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://example.com",
+        "HTTPS://Example.COM:443/a/../b/%7euser?X-Amz-Signature=a%2Fb%2f&x=1+2#part",
+        "https://example.com/ü.jpg",
+        "https://example.com?x=1",
+    ],
+)
+def test_an_address_is_kept_byte_for_byte(url: str) -> None:
+    """A signed link is valid in one spelling only."""
+    assert parse(image_url=url).images == (url,)
+
+
+def test_the_prompt_is_stripped() -> None:
+    """White space around a prompt says nothing."""
+    assert parse(prompt=" a \n").prompt == "a"
+
+
+def test_null_is_the_same_as_nothing() -> None:
+    """Clients that send every field send null."""
+    assert parse(seed=None, width=None, negative_prompt=None, scheduler=None) == parse()
+
+
+def test_the_seed_of_a_job_that_is_run_again_is_the_same() -> None:
+    """RunPod retries jobs under their id."""
+    assert parse(job_id="a").seed == parse(job_id="a").seed != parse(job_id="b").seed
+    assert parse(seed=7, job_id="a").seed == parse(seed=7, job_id="b").seed == 7
+
+
+def test_too_many_steps_are_clamped_and_said() -> None:
+    """Above the maximum the job is done with the maximum."""
+    request = parse(num_inference_steps=1000, max_steps=40)
+
+    assert request.num_inference_steps == 40
+    assert request.warnings == ("num_inference_steps 1000 was clamped to 40",)
+
+
+def test_guidance_scale_alone_is_taken_as_true_cfg_scale() -> None:
+    """In this model guidance_scale does nothing; the caller means the one that works."""
+    request = parse(guidance_scale=7.5)
+
+    assert request.true_cfg_scale == 7.5
+    assert "guidance_scale" in request.warnings[0]
+
+
+def test_two_scales_that_disagree_are_refused() -> None:
+    """Neither can be chosen for the caller."""
+    assert parse(guidance_scale=4.0, true_cfg_scale=4.0).true_cfg_scale == 4.0
+    assert "input" in problems({"image_url": URL, "prompt": "x", "guidance_scale": 4.0, "true_cfg_scale": 5.0})
+
+
+def test_width_and_height_go_together() -> None:
+    """One side alone does not make a size."""
+    assert parse(width=512, height=768).size == (512, 768)
+    assert "together" in problems({"image_url": URL, "prompt": "x", "width": 512})["input"]
+
+
+def test_the_digest_tells_requests_apart() -> None:
+    """Whatever decides the picture is in the digest; the address that its bytes came from is not."""
+    one = parse(seed=1)
+
+    assert one.digest(("a",)) == parse(seed=1, image_url="https://elsewhere.com/").digest(("a",))
+    for other in (
+        parse(seed=2),
+        parse(seed=1, prompt="else"),
+        parse(seed=1, negative_prompt="else"),
+        parse(seed=1, num_inference_steps=31),
+        parse(seed=1, true_cfg_scale=5.0),
+        parse(seed=1, scheduler="FlowMatchHeun"),
+        parse(seed=1, output_format="webp"),
+        parse(seed=1, output_quality=90),
+        parse(seed=1, width=512, height=512),
+    ):
+        assert other.digest(("a",)) != one.digest(("a",))
+    assert one.digest(("b",)) != one.digest(("a",))
+
+
+def test_problems_are_bounded() -> None:
+    """A request with a thousand wrong fields gets an answer of ordinary size."""
+    found = problems({f"{'x' * 1000}{number}": 1 for number in range(1000)})
+
+    assert len(json.dumps(found)) < 10_000
+
+
+def test_the_json_schema_accepts_what_parse_accepts() -> None:
+    """The published schema is usable by a client."""
+    validator = jsonschema.Draft202012Validator(schema.json_schema())
+
+    assert validator.is_valid({"image_url": URL, "prompt": "x", "seed": None, "width": 512, "height": 512})
+    assert not validator.is_valid({"image_url": URL})
+    assert not validator.is_valid({"image_url": URL, "prompt": "x", "scheduler": "DDIM"})
+    assert not validator.is_valid({"image_url": URL, "prompt": "x", "unknown": 1})

@@ -1,0 +1,159 @@
+"""The environment."""
+
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+
+from qwen_worker.settings import Settings, SettingsError, load_settings
+
+REQUIRED = {
+    "S3_ENDPOINT": "s3.us-west-004.backblazeb2.com",
+    "S3_ACCESS_KEY": "key-id",
+    "S3_SECRET_KEY": "application-key",
+    "S3_BUCKET": "pictures",
+}
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No variable of this shell and no `.env` of this checkout reaches a test."""
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """The required variables are set."""
+    for name, value in REQUIRED.items():
+        monkeypatch.setenv(name, value)
+    return monkeypatch
+
+
+def problems() -> str:
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    return "\n".join(caught.value.problems)
+
+
+def test_every_missing_variable_is_named_at_once() -> None:
+    """An operator mends the environment once."""
+    said = problems()
+
+    assert all(name in said for name in REQUIRED)
+
+
+def test_every_wrong_variable_is_named_at_once(given: pytest.MonkeyPatch) -> None:
+    """Each problem begins with its variable."""
+    wrong = {
+        "S3_ENDPOINT": "https://host/path",
+        "S3_OBJECT_PREFIX": "/no/../way",
+        "PRESIGN_EXPIRY": "604801",
+        "MAX_IMAGE_BYTES": "0",
+        "TIMEOUT_SECONDS": "-1",
+        "PREFETCH": "9",
+        "LOG_LEVEL": "LOUD",
+        "ALLOWED_PRIVATE_NETWORKS": "nonsense",
+    }
+    for name, value in wrong.items():
+        given.setenv(name, value)
+
+    said = problems()
+
+    assert {line.split(":")[0] for line in said.splitlines()} == set(wrong)
+
+
+def test_defaults_are_the_documented_ones(given: pytest.MonkeyPatch) -> None:
+    """Unset and empty are the same."""
+    given.setenv("S3_REGION", "")
+    settings = load_settings()
+
+    assert settings.s3_region == "us-west-000"
+    assert settings.s3_secure
+    assert settings.s3_object_prefix == "qwen-image-edit/"
+    assert settings.presign_expiry == 86400
+    assert settings.max_image_bytes == 26214400
+    assert settings.timeout_seconds == 120
+    assert settings.inference_timeout_seconds == 300
+    assert settings.max_inference_steps == 50
+    assert settings.model_id == "Qwen/Qwen-Image-Edit"
+    assert settings.revision == "ac7f9318f633fc4b5778c59367c8128225f1e3de"
+    assert not settings.allow_cpu
+    assert settings.allowed_private_networks == ()
+
+
+def test_dot_env_is_read_and_the_environment_wins(given: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`.env` is for local use."""
+    (tmp_path / ".env").write_text("S3_BUCKET=from-file\nS3_REGION=from-file\nSOMETHING_ELSE=1\n")
+    given.setenv("S3_REGION", "from-environment")
+    given.delenv("S3_BUCKET")
+    settings = load_settings()
+
+    assert (settings.s3_bucket, settings.s3_region) == ("from-file", "from-environment")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "secure", "host"),
+    [
+        ("s3.example.com", "true", "s3.example.com"),
+        ("https://s3.example.com/", "true", "s3.example.com"),
+        ("http://127.0.0.1:9000", "false", "127.0.0.1:9000"),
+    ],
+)
+def test_an_endpoint_may_carry_its_scheme(given: pytest.MonkeyPatch, endpoint: str, secure: str, host: str) -> None:
+    """Backblaze shows it with one, MinIO's client wants none."""
+    given.setenv("S3_ENDPOINT", endpoint)
+    given.setenv("S3_SECURE", secure)
+
+    assert load_settings().s3_host == host
+
+
+def test_an_endpoint_that_contradicts_s3_secure_is_refused(given: pytest.MonkeyPatch) -> None:
+    """Neither can be chosen for the operator."""
+    given.setenv("S3_ENDPOINT", "http://127.0.0.1:9000")
+
+    assert "S3_SECURE" in problems()
+
+
+def test_an_unknown_model_must_be_pinned(given: pytest.MonkeyPatch) -> None:
+    """A moving branch is code and weights that nobody looked at."""
+    given.setenv("MODEL_ID", "someone/else")
+    assert "MODEL_REVISION" in problems()
+
+    given.setenv("MODEL_REVISION", "main")
+    assert "MODEL_REVISION" in problems()
+
+    given.setenv("MODEL_REVISION", "0" * 40)
+    assert load_settings().revision == "0" * 40
+
+
+def test_a_local_folder_needs_no_revision(given: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """There is nothing to pin."""
+    given.setenv("MODEL_ID", str(tmp_path))
+
+    assert load_settings().revision == "local"
+
+
+def test_models_lie_where_hf_home_says(given: pytest.MonkeyPatch) -> None:
+    """Without it and without a volume the library decides."""
+    assert load_settings().hub_cache is None
+
+    given.setenv("HF_HOME", "/somewhere")
+    assert load_settings().hub_cache == Path("/somewhere/hub")
+
+
+def test_private_networks_are_a_list(given: pytest.MonkeyPatch) -> None:
+    """Comma-separated."""
+    given.setenv("ALLOWED_PRIVATE_NETWORKS", "10.0.0.0/8, fd00::/8")
+
+    assert load_settings().allowed_private_networks == (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
+
+
+def test_secrets_do_not_show(given: pytest.MonkeyPatch) -> None:
+    """Neither in a repr nor in an error."""
+    given.setenv("PREFETCH", "9")
+    said = problems()
+    given.delenv("PREFETCH")
+
+    assert "application-key" not in said + repr(load_settings())
