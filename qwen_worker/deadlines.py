@@ -3,8 +3,9 @@
 Timeouts of sockets hold for one read; a peer that sends a byte a second passes each of them for ever. Here a timer
 shuts the sockets themselves. Connections made by `Watched` classes report to the deadline of their thread:
 
-    with Deadline(10):
-        requests.get(...)      # raises after 10 s at the latest
+    with Deadline(10) as deadline:
+        requests.get(...)      # ends after 10 s at the latest,
+        deadline.check()       # with TimeoutError if it was cut off
 """
 
 import contextlib
@@ -57,14 +58,22 @@ class Deadline:
         """Whether the time is up."""
         return self.left == 0
 
+    def check(self) -> None:
+        """Call it last: a shut connection can look like the regular end of headers or of a body.
+
+        Raises:
+            TimeoutError: the time is up.
+        """
+        if self.passed:
+            raise TimeoutError(f"deadline of {self.seconds} s passed")
+
     def guard(self, connection: socket.socket) -> None:
         """Shut this connection when the time is up.
 
         Raises:
             TimeoutError: it is up already.
         """
-        if self.passed:
-            raise TimeoutError(f"deadline of {self.seconds} s passed")
+        self.check()
         # A second handle of the same connection: it survives the wrapping in TLS.
         with self._lock:
             self._handles.append(connection.dup())

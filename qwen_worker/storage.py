@@ -119,6 +119,7 @@ class Bucket:
         with Deadline(self._timeout_s) as deadline:
             try:
                 yield
+                deadline.check()
             except (MinioException, urllib3.exceptions.HTTPError, ParseError, OSError, ValueError) as error:
                 code = error.code if isinstance(error, S3Error) else type(error).__name__
                 if deadline.passed:

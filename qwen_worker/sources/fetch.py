@@ -24,6 +24,7 @@ MAX_REDIRECTS = 3
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 30.0
 CHUNK = 64 * 1024
+_FOREIGN = (requests.RequestException, urllib3.exceptions.HTTPError, HTTPException, OSError, ValueError)
 # identity: a compressed body could unfold to any size.
 HEADERS = {
     "User-Agent": f"qwen-worker/{__version__}",
@@ -55,13 +56,15 @@ class Fetcher:
         """
         with Deadline(self.timeout_s) as deadline:
             try:
-                return self._follow(url)
-            except WorkerError:
-                raise
-            except (requests.RequestException, urllib3.exceptions.HTTPError, HTTPException, OSError, ValueError) as e:
+                body = self._follow(url)
+                deadline.check()
+                return body
+            except (WorkerError, *_FOREIGN) as error:
                 if deadline.passed:
-                    raise DownloadFailed(f"the source took longer than {self.timeout_s:g} s") from e
-                raise DownloadFailed(f"the source could not be fetched: {type(e).__name__}") from e
+                    raise DownloadFailed(f"the source took longer than {self.timeout_s:g} s") from error
+                if isinstance(error, WorkerError):
+                    raise
+                raise DownloadFailed(f"the source could not be fetched: {type(error).__name__}") from error
 
     def _follow(self, url: str) -> bytes:
         for _ in range(MAX_REDIRECTS + 1):

@@ -1,0 +1,268 @@
+"""GET under limits, against a real server."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
+from ipaddress import ip_network
+
+import pytest
+
+from local.web import ImageHost, Reply
+from qwen_worker.errors import BadInput, DownloadFailed, WorkerError
+from qwen_worker.sources.fetch import Fetcher
+
+LOOPBACK = (ip_network("127.0.0.0/8"),)
+LIMIT = 1000
+
+
+def fetcher(timeout_s: float = 5.0) -> Fetcher:
+    return Fetcher(max_bytes=LIMIT, timeout_s=timeout_s, private=LOOPBACK)
+
+
+def test_the_body_is_returned(host: ImageHost) -> None:
+    """Up to the limit, to the byte."""
+    assert fetcher().fetch(host.put("/a", b"x" * LIMIT)) == b"x" * LIMIT
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/",
+        "/a%7eb%2Fc/../d//e?X-Amz-Signature=a%2fB%2F&x=1+2&y=%20",
+        "/a;b=c/(d)'e'[f]{g}|h^i",
+        "/?",
+        "/a?b?c=/d",
+    ],
+)
+def test_the_target_is_sent_byte_for_byte(host: ImageHost, target: str) -> None:
+    """A signed link is valid in one spelling only; requests and urllib3 both write another."""
+    assert fetcher().fetch(host.put(target, b"x")) == b"x"
+    assert host.requests == [target]
+
+
+def test_the_fragment_is_not_sent(host: ImageHost) -> None:
+    """It is the client's."""
+    fetcher().fetch(host.put("/a", b"x") + "#part")
+
+    assert host.requests == ["/a"]
+
+
+def test_what_is_not_ascii_is_encoded(host: ImageHost) -> None:
+    """As a browser would."""
+    host.put("/%C3%BC.jpg", b"x")
+
+    assert fetcher().fetch(host.url("/ü.jpg")) == b"x"
+
+
+def test_one_byte_over_the_limit_is_refused(host: ImageHost) -> None:
+    """Told with the limit."""
+    with pytest.raises(BadInput, match="1000 bytes"):
+        fetcher().fetch(host.put("/a", b"x" * (LIMIT + 1)))
+
+
+def test_an_endless_body_is_refused_at_the_limit(host: ImageHost) -> None:
+    """Counted while streaming: no length is announced."""
+
+    def endless(handler: BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        for _ in range(10_000):
+            handler.wfile.write(b"x" * 65536)
+
+    host.replies["/a"] = Reply(script=endless)
+    with pytest.raises(BadInput, match="1000 bytes"):
+        fetcher().fetch(host.url("/a"))
+
+
+@pytest.mark.parametrize(
+    ("status", "retryable"), [(404, False), (403, False), (410, False), (408, True), (429, True), (500, True), (503, True)]
+)
+def test_another_status_than_200_fails(host: ImageHost, status: int, retryable: bool) -> None:
+    """Told with the status, and whether it is worth another try."""
+    host.replies["/a"] = Reply(b"sorry", status)
+    with pytest.raises(DownloadFailed) as caught:
+        fetcher().fetch(host.url("/a"))
+
+    assert caught.value.details == {"status": status}
+    assert caught.value.retryable is retryable
+
+
+def test_three_redirects_are_followed(host: ImageHost) -> None:
+    """Relative ones too."""
+    host.replies["/1"] = Reply(status=301, headers={"Location": "2"})
+    host.replies["/2"] = Reply(status=302, headers={"Location": "/3"})
+    host.replies["/3"] = Reply(status=307, headers={"Location": host.put("/4", b"x")})
+
+    assert fetcher().fetch(host.url("/1")) == b"x"
+
+
+def test_a_fourth_redirect_fails(host: ImageHost) -> None:
+    """A loop ends."""
+    host.replies["/1"] = Reply(status=308, headers={"Location": "/1"})
+    with pytest.raises(DownloadFailed, match="more than 3"):
+        fetcher().fetch(host.url("/1"))
+
+    assert len(host.requests) == 4
+
+
+@pytest.mark.parametrize("location", ["file:///etc/passwd", "ftp://example.com/", "gopher://example.com/", "data:,x"])
+def test_a_redirect_leads_to_http_only(host: ImageHost, location: str) -> None:
+    """No other scheme."""
+    host.replies["/1"] = Reply(status=302, headers={"Location": location})
+    with pytest.raises(DownloadFailed, match="not an http address"):
+        fetcher().fetch(host.url("/1"))
+
+
+def test_a_redirect_is_checked_like_the_address_itself(host: ImageHost) -> None:
+    """The usual way round a check."""
+    host.replies["/1"] = Reply(status=302, headers={"Location": "http://169.254.169.254/latest/meta-data/"})
+    with pytest.raises(BadInput, match="not on the public internet"):
+        fetcher().fetch(host.url("/1"))
+
+
+@pytest.mark.parametrize(
+    "name", ["127.0.0.1", "localhost", "2130706433", "0x7f.1", "0177.0.0.1", "127.1", "[::1]", "[::ffff:127.0.0.1]", "0"]
+)
+def test_nothing_private_is_connected_to(host: ImageHost, name: str) -> None:
+    """However the address is written: what is checked is what is dialled."""
+    closed = Fetcher(max_bytes=LIMIT, timeout_s=5)
+    url = host.put("/a", b"x").replace("127.0.0.1", name)
+    with pytest.raises(WorkerError) as caught:
+        closed.fetch(url)
+
+    assert caught.value.type in {"BadInput", "DownloadFailed"}
+    assert host.requests == []
+
+
+def test_the_loopback_host_is_refused_as_bad_input(host: ImageHost) -> None:
+    """The caller must change the request, and learns why."""
+    with pytest.raises(BadInput, match="not on the public internet"):
+        Fetcher(max_bytes=LIMIT, timeout_s=5).fetch(host.put("/a", b"x"))
+
+
+def test_the_environments_proxy_is_not_used(host: ImageHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy would resolve the name itself, unchecked."""
+    with ImageHost() as proxy:
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, proxy.url(""))
+
+        assert fetcher().fetch(host.put("/a", b"x")) == b"x"
+        assert proxy.requests == []
+
+
+def test_a_host_that_does_not_exist_fails() -> None:
+    """RFC 6761: .invalid never resolves."""
+    with pytest.raises(DownloadFailed, match="no address"):
+        fetcher().fetch("http://host.invalid/a")
+
+
+def test_a_closed_port_fails() -> None:
+    """Nothing listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        with pytest.raises(DownloadFailed):
+            fetcher().fetch(f"http://127.0.0.1:{probe.getsockname()[1]}/")
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nonly this",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nnonsense\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nabcd",
+        b"nonsense\r\n\r\n",
+        b"HTTP/1.1 302 Found\r\nLocation: http://[bad/\r\nContent-Length: 0\r\n\r\n",
+    ],
+)
+def test_an_answer_that_is_broken_fails(host: ImageHost, raw: bytes) -> None:
+    """With the typed error, whatever the libraries raise."""
+    host.replies["/a"] = Reply(script=lambda handler: handler.wfile.write(raw) and None)
+    with pytest.raises(DownloadFailed):
+        fetcher().fetch(host.url("/a"))
+
+
+def _drip(head: bytes, drop: bytes) -> Reply:
+    def script(handler: BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(head)
+        for _ in range(200):
+            handler.wfile.write(drop)
+            handler.wfile.flush()
+            time.sleep(0.05)
+
+    return Reply(script=script)
+
+
+@pytest.mark.parametrize(
+    ("head", "drop"),
+    [
+        (b"", b""),
+        (b"HTTP/1.1 200 OK\r\nX: ", b"x"),
+        (b"HTTP/1.1 200 OK\r\n\r\n", b"x"),
+        (b"HTTP/1.1 200 OK\r\n", b"X: y\r\n"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n", b"x"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    ],
+)
+def test_the_deadline_holds_whatever_the_server_drips(host: ImageHost, head: bytes, drop: bytes) -> None:
+    """Each read gets its byte in time; the whole does not."""
+    host.replies["/a"] = _drip(head, drop)
+    begin = time.monotonic()
+    with pytest.raises(DownloadFailed, match=r"longer than 0\.5 s"):
+        fetcher(timeout_s=0.5).fetch(host.url("/a"))
+
+    assert time.monotonic() - begin < 1.5
+
+
+def test_the_body_of_a_redirect_is_not_read(host: ImageHost) -> None:
+    """requests reads it to the end, even when told not to follow."""
+
+    def endless(handler: BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(b"HTTP/1.1 302 Found\r\nLocation: /b\r\n\r\n")
+        for _ in range(1000):
+            handler.wfile.write(b"x" * 65536)
+            time.sleep(0.005)
+
+    host.replies["/a"] = Reply(script=endless)
+    host.put("/b", b"x")
+    begin = time.monotonic()
+
+    assert fetcher(timeout_s=10).fetch(host.url("/a")) == b"x"
+    assert time.monotonic() - begin < 2
+
+
+@pytest.fixture
+def silent_tls() -> Iterator[int]:
+    """A port that accepts and then says nothing: no TLS handshake ever ends."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        kept: list[socket.socket] = []
+        threading.Thread(target=lambda: kept.append(server.accept()[0]), daemon=True).start()
+        yield server.getsockname()[1]
+        for connection in kept:
+            connection.close()
+
+
+def test_the_deadline_holds_in_the_tls_handshake(silent_tls: int) -> None:
+    """The socket that is shut is the one below TLS."""
+    begin = time.monotonic()
+    with pytest.raises(DownloadFailed):
+        fetcher(timeout_s=0.5).fetch(f"https://127.0.0.1:{silent_tls}/")
+
+    assert time.monotonic() - begin < 1.5
+
+
+def test_nothing_is_left_behind(host: ImageHost) -> None:
+    """No thread and no socket per fetch."""
+    url = host.put("/a", b"x")
+    fetcher().fetch(url)
+    before = threading.active_count()
+    for _ in range(20):
+        fetcher().fetch(url)
+    time.sleep(0.2)
+
+    assert threading.active_count() <= before + 1
