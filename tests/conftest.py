@@ -1,16 +1,15 @@
 """The parts every test may ask for: real ones, made small."""
 
-import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 # Before torch is imported anywhere: the tiny model only waits for a second thread.
 os.environ["OMP_NUM_THREADS"] = "1"
+# And before huggingface_hub is: no test may ask the Hub.
+os.environ["HF_HUB_OFFLINE"] = "1"
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from local import tiny_model
 from local.bucket import LocalBucket
@@ -48,16 +47,3 @@ def host() -> Iterator[ImageHost]:
     """An image host of this test alone."""
     with ImageHost() as server:
         yield server
-
-
-def photo(width: int = 320, height: int = 240, seed: int = 0) -> Image.Image:
-    """A picture with soft, random content."""
-    pixels = np.random.default_rng(seed).integers(0, 256, (12, 16, 3), dtype=np.uint8)
-    return Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
-
-
-def file_of(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    """The picture as a file."""
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()

@@ -49,7 +49,7 @@ def test_a_line_is_one_json_object_with_the_jobs_id(stream: io.StringIO) -> None
         ("GET https://host/a.jpg?X-Amz-Signature=abc%2F&b=c (failed)", "Signature"),
         ("Max retries exceeded with url: /a.jpg?token=abc (Caused by", "token"),
         ("https://user:pa55@host/a", "pa55"),
-        ("prompt was a naïve \"quoted\" wish", "quoted"),
+        ('prompt was a naïve "quoted" wish', "quoted"),
     ],
 )
 def test_no_secret_no_query_and_no_prompt_is_logged(stream: io.StringIO, said: str, secret: str) -> None:

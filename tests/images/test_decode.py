@@ -6,11 +6,11 @@ import zlib
 
 import numpy as np
 import pytest
-from conftest import file_of, photo
 from PIL import Image, ImageCms
 
 from qwen_worker.errors import BadInput
 from qwen_worker.images.decode import Decoded, decode
+from tests.pictures import file_of, photo
 
 LIMIT = 50_000_000
 ORIENTATION = 0x0112
@@ -171,7 +171,9 @@ def test_other_formats_are_refused(kind: str) -> None:
         read(file_of(photo(64, 64), kind))
 
 
-@pytest.mark.parametrize("data", [b"", b"<html>not a picture</html>", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"RIFF"])
+@pytest.mark.parametrize(
+    "data", [b"", b"<html>not a picture</html>", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"RIFF"]
+)
 def test_what_is_no_picture_is_refused(data: bytes) -> None:
     """With one typed error."""
     with pytest.raises(BadInput):
@@ -223,7 +225,7 @@ def _png(width: int, height: int, *, depth: int, colour: int, rows: bytes) -> by
 
 
 def _wide_gamut() -> bytes:
-    """sRGB's profile with its green moved outwards: a matrix profile of another gamut."""
+    """SRGB's profile with its green moved outwards: a matrix profile of another gamut."""
     profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     count = struct.unpack_from(">I", profile, 128)[0]
     for number in range(count):

@@ -1,16 +1,17 @@
 """Pictures → files."""
 
 import io
+from typing import Any
 
 import numpy as np
 import pytest
-from conftest import file_of, photo
 from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
 from qwen_worker.images.decode import decode
 from qwen_worker.images.encode import encode
 from qwen_worker.schema import OutputFormat
+from tests.pictures import file_of, photo
 
 
 @pytest.mark.parametrize(
@@ -37,12 +38,12 @@ def test_nothing_of_the_sources_metadata_is_left(source: str, output_format: Out
     texts = PngInfo()
     texts.add_text("note", "secret text")
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    extra = {
+    by_kind: dict[str, dict[str, Any]] = {
         "JPEG": {"comment": b"secret comment", "xmp": b"secret xmp"},
         "PNG": {"pnginfo": texts},
         "WEBP": {"xmp": b"secret xmp"},
-    }[source]
-    data = file_of(photo(), source, exif=exif, icc_profile=profile, **extra)
+    }
+    data = file_of(photo(), source, exif=exif, icc_profile=profile, **by_kind[source])
     assert b"secret" in data
 
     encoded = encode(decode(data, max_pixels=10**6).image, output_format, 95)

@@ -7,7 +7,9 @@ from qwen_worker.errors import BadInput
 from qwen_worker.images.geometry import native_size, output_size
 
 
-@pytest.mark.parametrize("source", [(512, 512), (1920, 1080), (4000, 3000), (333, 777), (64, 64), (6000, 400), (1500, 10)])
+@pytest.mark.parametrize(
+    "source", [(512, 512), (1920, 1080), (4000, 3000), (333, 777), (64, 64), (6000, 400), (1500, 10)]
+)
 def test_the_native_size_is_the_pipelines_own(source: tuple[int, int]) -> None:
     """Else the check of the position table would look at another grid than the model."""
     width, height, _ = calculate_dimensions(1024 * 1024, source[0] / source[1])

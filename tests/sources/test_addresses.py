@@ -9,7 +9,16 @@ from qwen_worker.sources.addresses import is_dialable
 
 @pytest.mark.parametrize(
     "address",
-    ["1.1.1.1", "8.8.8.8", "100.63.255.255", "172.15.0.1", "172.32.0.1", "223.255.255.254", "2606:4700::1111", "2a00::1"],
+    [
+        "1.1.1.1",
+        "8.8.8.8",
+        "100.63.255.255",
+        "172.15.0.1",
+        "172.32.0.1",
+        "223.255.255.254",
+        "2606:4700::1111",
+        "2a00::1",
+    ],
 )
 def test_public_addresses_may_be_dialled(address: str) -> None:
     """Ordinary hosts."""

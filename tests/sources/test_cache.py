@@ -5,6 +5,7 @@ import io
 import logging
 from collections.abc import Callable
 from ipaddress import ip_network
+from typing import Any
 
 import pytest
 
@@ -67,9 +68,7 @@ def test_what_was_not_kept_is_fetched_again(sources: Sources, host: ImageHost) -
     assert not sources.load(url).hit
 
 
-def test_the_object_carries_its_type_and_digest(
-    sources: Sources, shared_bucket: LocalBucket, host: ImageHost
-) -> None:
+def test_the_object_carries_its_type_and_digest(sources: Sources, shared_bucket: LocalBucket, host: ImageHost) -> None:
     """Under a key made of hex digits only."""
     url = host.put("/a", b"picture")
     sources.keep(sources.load(url), "image/webp")
@@ -118,7 +117,7 @@ def test_an_object_without_a_digest_is_not_trusted(
 
 @pytest.mark.parametrize("wrong", [{"secret": "wrong-secret"}, {"name": "no-such-bucket"}])
 def test_a_bucket_that_cannot_be_read_fails_before_the_host_is_asked(
-    shared_bucket: LocalBucket, host: ImageHost, wrong: dict[str, str]
+    shared_bucket: LocalBucket, host: ImageHost, wrong: dict[str, Any]
 ) -> None:
     """Neither heals by itself."""
     url = host.put("/a", b"picture")

@@ -76,7 +76,8 @@ def test_an_endless_body_is_refused_at_the_limit(host: ImageHost) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "retryable"), [(404, False), (403, False), (410, False), (408, True), (429, True), (500, True), (503, True)]
+    ("status", "retryable"),
+    [(404, False), (403, False), (410, False), (408, True), (429, True), (500, True), (503, True)],
 )
 def test_another_status_than_200_fails(host: ImageHost, status: int, retryable: bool) -> None:
     """Told with the status, and whether it is worth another try."""
@@ -122,7 +123,8 @@ def test_a_redirect_is_checked_like_the_address_itself(host: ImageHost) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["127.0.0.1", "localhost", "2130706433", "0x7f.1", "0177.0.0.1", "127.1", "[::1]", "[::ffff:127.0.0.1]", "0"]
+    "name",
+    ["127.0.0.1", "localhost", "2130706433", "0x7f.1", "0177.0.0.1", "127.1", "[::1]", "[::ffff:127.0.0.1]", "0"],
 )
 def test_nothing_private_is_connected_to(host: ImageHost, name: str) -> None:
     """However the address is written: what is checked is what is dialled."""
@@ -179,7 +181,7 @@ def test_a_closed_port_fails() -> None:
 )
 def test_an_answer_that_is_broken_fails(host: ImageHost, raw: bytes) -> None:
     """With the typed error, whatever the libraries raise."""
-    host.replies["/a"] = Reply(script=lambda handler: handler.wfile.write(raw) and None)
+    host.replies["/a"] = Reply(script=lambda handler: (handler.wfile.write(raw), None)[1])
     with pytest.raises(DownloadFailed):
         fetcher().fetch(host.url("/a"))
 
@@ -218,7 +220,7 @@ def test_the_deadline_holds_whatever_the_server_drips(host: ImageHost, head: byt
 
 
 def test_the_body_of_a_redirect_is_not_read(host: ImageHost) -> None:
-    """requests reads it to the end, even when told not to follow."""
+    """Requests reads it to the end, even when told not to follow."""
 
     def endless(handler: BaseHTTPRequestHandler) -> None:
         handler.wfile.write(b"HTTP/1.1 302 Found\r\nLocation: /b\r\n\r\n")

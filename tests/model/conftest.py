@@ -1,0 +1,36 @@
+"""The tiny models, loaded by the production loader."""
+
+from pathlib import Path
+
+import pytest
+
+from qwen_worker.model.edit import Editor
+from qwen_worker.model.load import Model, load
+
+
+def load_tiny(folder: Path) -> Model:
+    return load(str(folder), "local", token="", cache=None, allow_cpu=True)
+
+
+@pytest.fixture(scope="session")
+def model(tiny: Path) -> Model:
+    """The tiny Edit model. Tests leave it as they found it."""
+    return load_tiny(tiny)
+
+
+@pytest.fixture(scope="session")
+def plus_model(tiny_plus: Path) -> Model:
+    """The tiny EditPlus model. Tests leave it as they found it."""
+    return load_tiny(tiny_plus)
+
+
+@pytest.fixture
+def editor(model: Model) -> Editor:
+    """An editor over the tiny Edit model."""
+    return Editor(model, timeout_s=60)
+
+
+@pytest.fixture
+def plus_editor(plus_model: Model) -> Editor:
+    """An editor over the tiny EditPlus model."""
+    return Editor(plus_model, timeout_s=60)

@@ -1,0 +1,292 @@
+"""A request and its pictures → the edited picture, with the real pipelines."""
+
+import gc
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from qwen_worker import schema
+from qwen_worker.errors import BadInput, ModelError
+from qwen_worker.model.edit import Editor, to_image
+from qwen_worker.model.load import Model
+from qwen_worker.schema import EditRequest, SchedulerName
+from tests.pictures import photo
+
+SCHEDULERS = get_args(SchedulerName)
+
+
+def ask(**fields: Any) -> EditRequest:
+    said = {
+        "image_url": "https://example.com/a",
+        "prompt": "make it warm",
+        "seed": 1,
+        "num_inference_steps": 3,
+        "width": 256,
+        "height": 256,
+    }
+    return schema.parse({**said, **fields}, job_id="job", max_steps=50)
+
+
+def edit(editor: Editor, *pictures: Image.Image, **fields: Any) -> bytes:
+    return editor.edit(ask(**fields), pictures or (photo(),), threading.Event()).tobytes()
+
+
+@contextmanager
+def before_the_transformer(model: Model, act: Any) -> Iterator[None]:
+    """Do something each time the transformer is about to run: torch's own hook."""
+    hook = model.pipeline.transformer.register_forward_pre_hook(lambda *_: act())
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+@pytest.mark.parametrize("which", ["editor", "plus_editor"])
+def test_whatever_is_asked_changes_the_picture(which: str, request: pytest.FixtureRequest) -> None:
+    """An input that is accepted and ignored is a defect."""
+    editor = request.getfixturevalue(which)
+    base = edit(editor)
+    others = {
+        "prompt": edit(editor, prompt="make it cold"),
+        "negative_prompt": edit(editor, negative_prompt="blurry"),
+        "true_cfg_scale": edit(editor, true_cfg_scale=7.0),
+        "no guidance": edit(editor, true_cfg_scale=1.0),
+        "seed": edit(editor, seed=2),
+        "num_inference_steps": edit(editor, num_inference_steps=4),
+        "image": edit(editor, photo(seed=5)),
+        "width": edit(editor, width=512),
+        **{name: edit(editor, scheduler=name) for name in SCHEDULERS[1:]},
+    }
+
+    assert edit(editor) == base
+    assert len({base, *others.values()}) == 1 + len(others)
+
+
+def test_without_guidance_the_negative_prompt_says_nothing(editor: Editor, model: Model) -> None:
+    """One pass a step instead of two."""
+    passes = []
+    with before_the_transformer(model, lambda: passes.append(1)):
+        plain = edit(editor, true_cfg_scale=1.0)
+        one_pass = len(passes)
+        assert edit(editor, true_cfg_scale=1.0, negative_prompt="blurry") == plain
+        passes.clear()
+        edit(editor, true_cfg_scale=4.0)
+
+    assert (one_pass, len(passes)) == (3, 6)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_a_job_leaves_nothing_to_the_next(editor: Editor, name: SchedulerName) -> None:
+    """Another sampler in between changes no byte."""
+    before = edit(editor)
+    edit(editor, scheduler=name)
+
+    assert edit(editor) == before
+
+
+def test_several_pictures_are_seen_in_their_order(plus_editor: Editor) -> None:
+    """By the class that takes them."""
+    one, two = photo(), photo(seed=5)
+
+    assert len({edit(plus_editor, one), edit(plus_editor, one, two), edit(plus_editor, two, one)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("source", "asked", "made"),
+    [
+        ((320, 240), {"width": 600, "height": 300}, (576, 288)),
+        ((640, 360), {"width": None, "height": None}, (1376, 768)),
+        ((360, 640), {"width": None, "height": None}, (768, 1376)),
+    ],
+)
+def test_the_size_is_what_was_told(
+    editor: Editor, source: tuple[int, int], asked: dict[str, Any], made: tuple[int, int]
+) -> None:
+    """The one asked for on the model's grid, or the source's aspect at about a megapixel."""
+    request = ask(num_inference_steps=2, **asked)
+    picture = editor.edit(request, [photo(*source)], threading.Event())
+
+    assert picture.size == editor.size(request, source) == made
+
+
+def test_a_picture_too_narrow_is_refused(editor: Editor) -> None:
+    """Before the model sees it."""
+    with pytest.raises(BadInput, match="too narrow"):
+        editor.check(ask(), [(4000, 4)])
+
+
+@pytest.mark.parametrize("field", ["prompt", "negative_prompt"])
+@pytest.mark.parametrize("token", ["<|image_pad|>", "<|im_end|>", "<|vision_start|>", "<|endoftext|>"])
+def test_a_control_token_in_a_prompt_is_refused(editor: Editor, field: str, token: str) -> None:
+    """The tokenizer would obey it."""
+    with pytest.raises(BadInput, match=f"{field} holds"):
+        editor.check(ask(**{field: f"make it {token} warm"}), [(320, 240)])
+
+
+def test_ordinary_signs_are_no_control_tokens(editor: Editor) -> None:
+    """Braces too: the pipelines format their template with the prompt."""
+    text = "a {b} <c> | <|d|> %s \\ 100% 日本語 🙂"
+    editor.check(ask(prompt=text), [(320, 240)])
+
+    assert edit(editor, prompt=text) != edit(editor)
+
+
+@pytest.mark.parametrize("which", ["editor", "plus_editor"])
+def test_a_prompt_is_refused_exactly_where_the_model_would_fail(which: str, request: pytest.FixtureRequest) -> None:
+    """One token more than the position table has rows for."""
+    editor: Editor = request.getfixturevalue(which)
+    size, source = (256, 256), (320, 240)
+    room = editor._spare_positions("", size, [source])
+    word = " the"  # of the system prompt: one token
+    fits = ask(true_cfg_scale=1.0, num_inference_steps=2).model_copy(update={"prompt": word * room})
+    too_long = fits.model_copy(update={"prompt": word * (room + 1)})
+
+    editor.check(fits, [source])
+    editor.edit(fits, [photo()], threading.Event())
+    with pytest.raises(BadInput, match="prompt is 1 tokens too long"):
+        editor.check(too_long, [source])
+    with pytest.raises(ModelError):
+        editor.edit(too_long, [photo()], threading.Event())
+
+
+def test_time_runs_out_between_steps(model: Model) -> None:
+    """The next job does not wait for this one's last step."""
+    editor = Editor(model, timeout_s=0.3)
+    steps = []
+
+    def slow() -> None:
+        steps.append(1)
+        time.sleep(0.1)
+
+    with before_the_transformer(model, slow), pytest.raises(ModelError, match=r"longer than 0\.3 s") as caught:
+        edit(editor, num_inference_steps=50)
+
+    assert len(steps) < 20
+    assert caught.value.details["steps_done"] == len(steps) // 2
+
+
+def test_a_cancelled_edit_stops_between_steps(editor: Editor, model: Model) -> None:
+    """As soon as its step is done, and the next edit is untouched."""
+    before = edit(editor)
+    cancelled = threading.Event()
+    steps = []
+
+    def cancel() -> None:
+        steps.append(1)
+        if len(steps) == 4:
+            cancelled.set()
+
+    with before_the_transformer(model, cancel), pytest.raises(ModelError, match="cancelled"):
+        editor.edit(ask(num_inference_steps=50), [photo()], cancelled)
+
+    assert len(steps) == 4
+    assert edit(editor) == before
+
+
+@pytest.mark.parametrize(
+    ("raised", "sick", "retryable", "said"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"), False, True, "out of memory"),
+        (torch.AcceleratorError("CUDA error: an illegal memory access was encountered"), True, True, "failed"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling cublasGemmEx"), True, True, "failed"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), True, True, "failed"),
+        (RuntimeError("The size of tensor a (5) must match the size of tensor b (4)"), False, False, "failed"),
+        (ValueError("anything"), False, False, "failed"),
+    ],
+)
+def test_what_fails_in_the_model_is_a_model_error(
+    editor: Editor, model: Model, raised: Exception, *, sick: bool, retryable: bool, said: str
+) -> None:
+    """A failing device takes the process with it; anything else does not. Nothing of the text reaches the caller."""
+
+    def fail() -> None:
+        raise raised
+
+    before = edit(editor)
+    with before_the_transformer(model, fail), pytest.raises(ModelError, match=said) as caught:
+        edit(editor)
+
+    assert caught.value.refresh_worker is sick
+    assert caught.value.retryable is retryable
+    assert str(raised) not in caught.value.message
+    assert edit(editor) == before
+
+
+def test_memory_of_a_failed_edit_is_given_back(editor: Editor, model: Model) -> None:
+    """While its error is still being told: the next edit may be running already."""
+    latents: list[weakref.ref[torch.Tensor]] = []
+
+    def fail(_module: Any, _args: Any, named: dict[str, Any]) -> None:
+        latents.append(weakref.ref(named["hidden_states"]))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    hook = model.pipeline.transformer.register_forward_pre_hook(fail, with_kwargs=True)
+    gc.disable()  # so that only what the editor does counts
+    try:
+        with pytest.raises(ModelError):
+            edit(editor)
+        assert latents
+        assert latents[0]() is None
+    finally:
+        gc.enable()
+        hook.remove()
+
+
+def test_numbers_that_are_not_finite_are_no_picture() -> None:
+    """They would be stored as black."""
+    pixels = np.random.default_rng(0).random((16, 16, 3))
+    for bad in (np.nan, np.inf):
+        spoilt = pixels.copy()
+        spoilt[3, 4, 1] = bad
+        with pytest.raises(ModelError, match="not finite"):
+            to_image(spoilt, photo())
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
+def test_one_flat_colour_is_no_picture(value: float) -> None:
+    """Black is what a broken model makes."""
+    with pytest.raises(ModelError, match="flat"):
+        to_image(np.full((16, 16, 3), value), photo())
+
+
+def test_the_source_is_no_edit() -> None:
+    """In its own size, or resized."""
+    source = photo(64, 48)
+    for size in ((64, 48), (32, 24)):
+        pixels = np.asarray(source.resize(size, Image.Resampling.LANCZOS)) / 255
+        with pytest.raises(ModelError, match="unchanged"):
+            to_image(pixels, source)
+
+        pixels[0, 0, 0] = 1 - pixels[0, 0, 0].round()
+        assert to_image(pixels, source).size == size
+
+
+def test_a_model_of_broken_weights_fails(editor: Editor, model: Model) -> None:
+    """Through the whole pipeline: its postprocessing alone would make a black picture of it."""
+    weight = next(model.pipeline.transformer.parameters())
+    kept = weight.detach().clone()
+    try:
+        with torch.no_grad():
+            weight.fill_(float("nan"))
+        with pytest.raises(ModelError, match="not finite"):
+            edit(editor)
+    finally:
+        with torch.no_grad():
+            weight.copy_(kept)
+
+
+def test_the_warm_up_edits(editor: Editor, model: Model) -> None:
+    """With both passes of guidance."""
+    passes = []
+    with before_the_transformer(model, lambda: passes.append(1)):
+        editor.warm_up()
+
+    assert len(passes) == 4

@@ -1,0 +1,168 @@
+"""A folder → a pipeline that encodes what it is meant to encode."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import QwenImageEditPipeline, QwenImageEditPlusPipeline
+from safetensors.torch import load_file, save_file
+
+from local import tiny_model
+from qwen_worker.model.load import LoadError, Model, give_image_positions, load
+from tests.model.conftest import load_tiny
+from tests.pictures import photo
+
+
+@pytest.fixture
+def copy(tiny: Path, tmp_path: Path) -> Path:
+    """A tiny model to break."""
+    return Path(shutil.copytree(tiny, tmp_path / "model"))
+
+
+def test_the_class_is_the_one_that_the_index_names(model: Model, plus_model: Model) -> None:
+    """The wrong class makes edits that do nothing."""
+    assert type(model.pipeline) is QwenImageEditPipeline
+    assert type(plus_model.pipeline) is QwenImageEditPlusPipeline
+
+
+def test_every_weight_is_bfloat16(model: Model) -> None:
+    """A part that is loaded without its dtype is twice as large and many times slower."""
+    for part in (model.pipeline.transformer, model.pipeline.vae, model.pipeline.text_encoder):
+        assert {weight.dtype for weight in part.parameters()} == {torch.bfloat16}
+
+
+def test_nothing_else_is_loaded(copy: Path) -> None:
+    """Only the two classes; never code that a repository brings."""
+    index = json.loads((copy / "model_index.json").read_text())
+    (copy / "model_index.json").write_text(json.dumps({**index, "_class_name": "SomethingElse"}))
+
+    with pytest.raises(LoadError, match="SomethingElse: supported are QwenImageEditPipeline, QwenImageEditPlusPip"):
+        load_tiny(copy)
+
+
+def test_without_cuda_the_worker_does_not_start(tiny: Path) -> None:
+    """A CPU would take an hour for each picture."""
+    assert not torch.cuda.is_available()
+    with pytest.raises(LoadError, match="needs a GPU"):
+        load(str(tiny), "local", token="", cache=None, allow_cpu=False)
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "model_index.json",
+        "transformer/config.json",
+        "vae/diffusion_pytorch_model.safetensors",
+        "processor/preprocessor_config.json",
+    ],
+)
+def test_a_missing_file_is_named(copy: Path, file: str) -> None:
+    """As an error of loading, whatever the library raises."""
+    (copy / file).unlink()
+
+    with pytest.raises(LoadError):
+        load_tiny(copy)
+
+
+@pytest.mark.parametrize(
+    ("part", "file"),
+    [
+        ("transformer", "diffusion_pytorch_model.safetensors"),
+        ("vae", "diffusion_pytorch_model.safetensors"),
+        ("text_encoder", "model.safetensors"),
+    ],
+)
+def test_missing_weights_are_an_error(copy: Path, part: str, file: str) -> None:
+    """The libraries fill them with random numbers and warn."""
+    weights = load_file(copy / part / file)
+    del weights[min(weights)]
+    save_file(weights, copy / part / file, metadata={"format": "pt"})
+
+    with pytest.raises(LoadError, match=f"{part} lacks 1 weights"):
+        load_tiny(copy)
+
+
+def test_a_pickle_is_not_opened(copy: Path) -> None:
+    """A pickle runs code when it is read."""
+    weights = load_file(copy / "vae" / "diffusion_pytorch_model.safetensors")
+    torch.save(weights, copy / "vae" / "diffusion_pytorch_model.bin")
+    (copy / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+
+    with pytest.raises(LoadError):
+        load_tiny(copy)
+
+
+def test_a_model_that_cannot_be_downloaded_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told by its name and revision."""
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    with pytest.raises(LoadError, match="someone/model at 0000"):
+        load("someone/model", "0" * 40, token="", cache=tmp_path, allow_cpu=True)
+
+
+@pytest.mark.parametrize("which", ["model", "plus_model"])
+def test_the_text_encoder_gets_the_positions_of_the_image_tokens(which: str, request: pytest.FixtureRequest) -> None:
+    """What the pipeline encodes equals what the encoder makes of everything that the processor made."""
+    pipeline: Any = request.getfixturevalue(which).pipeline
+    picture = photo(384, 288)
+    prompt = "make it warm"
+    text = pipeline.prompt_template_encode.format(
+        prompt if which == "model" else f"Picture 1: <|vision_start|><|image_pad|><|vision_end|>{prompt}"
+    )
+    inputs = pipeline.processor(text=[text], images=[picture], padding=True, return_tensors="pt")
+    assert "mm_token_type_ids" in inputs
+    hook = list(pipeline.text_encoder._forward_pre_hooks)
+    assert len(hook) == 1
+
+    with torch.no_grad():
+        intended = pipeline.text_encoder(**inputs, output_hidden_states=True).hidden_states[-1][0]
+        encoded, _ = pipeline.encode_prompt(image=[picture], prompt=prompt)
+
+    start = pipeline.prompt_template_encode_start_idx
+    assert torch.equal(encoded[0], intended[start:])
+
+
+def test_without_the_hook_the_positions_are_lost(tiny: Path) -> None:
+    """Else the hook would be dead weight: diffusers would have mended it."""
+    pipeline: Any = load_tiny(tiny).pipeline
+    picture = photo(384, 288)
+    with torch.no_grad():
+        mended, _ = pipeline.encode_prompt(image=[picture], prompt="make it warm")
+        pipeline.text_encoder._forward_pre_hooks.clear()
+        broken, _ = pipeline.encode_prompt(image=[picture], prompt="make it warm")
+
+    assert not torch.equal(mended, broken)
+
+
+def test_the_hook_marks_image_tokens_only_where_there_is_a_picture(model: Model) -> None:
+    """A text alone is left as it is, and what a caller says himself stays."""
+    encoder = model.pipeline.text_encoder
+    ids = torch.tensor([[1, encoder.config.image_token_id, 2]])
+
+    _, named = give_image_positions(encoder, (), {"input_ids": ids, "pixel_values": torch.zeros(1)})
+    assert named["mm_token_type_ids"].tolist() == [[0, 1, 0]]
+
+    _, named = give_image_positions(encoder, (), {"input_ids": ids, "pixel_values": None})
+    assert "mm_token_type_ids" not in named
+
+
+def test_the_system_prompt_is_what_the_pipelines_drop(model: Model, plus_model: Model) -> None:
+    """The tiny tokenizer must cut where Qwen's does, else the tests look at another text than production."""
+    for pipeline, rest in (
+        (model.pipeline, "<|vision_start|><|image_pad|><|vision_end|>words<|im_end|>\n<|im_start|>assistant\n"),
+        (plus_model.pipeline, "words<|im_end|>\n<|im_start|>assistant\n"),
+    ):
+        ids = pipeline.tokenizer(pipeline.prompt_template_encode.format("words")).input_ids
+
+        assert pipeline.tokenizer.decode(ids[pipeline.prompt_template_encode_start_idx :]) == rest
+
+
+def test_a_tiny_model_is_small_and_the_same_each_time(tiny: Path, tmp_path: Path) -> None:
+    """Under a megabyte, to the byte."""
+    again = tiny_model.make(tmp_path / "again")
+    files = sorted(path.relative_to(tiny) for path in tiny.rglob("*") if path.is_file())
+
+    assert sum((tiny / file).stat().st_size for file in files) < 1_000_000
+    assert all((tiny / file).read_bytes() == (again / file).read_bytes() for file in files)
