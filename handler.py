@@ -16,6 +16,7 @@ import runpod
 from runpod.serverless.modules.rp_logger import RunPodLogger
 
 from qwen_worker import log as job_log
+from qwen_worker.job import Answer
 from qwen_worker.settings import Settings, load_settings
 
 
@@ -35,16 +36,19 @@ def worker() -> Any:
 
 async def handler(job: dict[str, Any]) -> dict[str, Any]:
     """Answer one job; never raises."""
-    answer = await worker().answer(job)
-    if _runs_one_job():
-        # The log cuts what RunPod's SDK says of answers; here the answer is what a person waits for.
-        print(json.dumps(answer.body), file=sys.__stdout__)
-    wire: dict[str, Any] = answer.on_the_wire()
-    return wire
+    answer: Answer = await worker().answer(job)
+    return answer.on_the_wire()
+
+
+async def _shown(job: dict[str, Any]) -> dict[str, Any]:
+    """As `handler`, for a person who waits at a terminal: the log cuts what RunPod's SDK says of answers."""
+    answer: Answer = await worker().answer(job)
+    print(json.dumps(answer.body), file=sys.__stdout__)
+    return answer.on_the_wire()
 
 
 def _runs_one_job() -> bool:
-    """Whether the SDK is in its local mode: one job from the command line or from test_input.json."""
+    """Whether the SDK will do one job from the command line or from test_input.json, and end."""
     given = any(argument.startswith("--test_input") for argument in sys.argv)
     serves = "--rp_serve_api" in sys.argv or "RUNPOD_REALTIME_PORT" in os.environ
     return (given or "RUNPOD_WEBHOOK_GET_JOB" not in os.environ) and not serves
@@ -56,7 +60,12 @@ def main() -> None:
     job_log.setup("INFO")
     job_log.setup(settings().log_level, settings().secrets)
     worker()
-    runpod.serverless.start({"handler": handler, "concurrency_modifier": lambda _current: 1 + settings().prefetch})
+    runpod.serverless.start(
+        {
+            "handler": _shown if _runs_one_job() else handler,
+            "concurrency_modifier": lambda _current: 1 + settings().prefetch,
+        }
+    )
 
 
 if __name__ == "__main__":

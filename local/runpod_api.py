@@ -59,6 +59,7 @@ class LocalRunPod:
     def __init__(self) -> None:
         self.jobs: dict[str, Job] = {}
         self.pings = 0
+        self.takes = 0
         self._stops: list[str] = []
         self._loop = asyncio.new_event_loop()
         self._changed = asyncio.Condition()
@@ -93,9 +94,10 @@ class LocalRunPod:
         return self
 
     def __exit__(self, *_: object) -> None:
-        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
+        self._loop.close()
 
     async def _start(self) -> None:
         app = web.Application(client_max_size=MAX_BODY)
@@ -122,9 +124,17 @@ class LocalRunPod:
         await site.start()
         self.port = self._runner.addresses[0][1]
 
+    async def _end(self) -> None:
+        await self._runner.cleanup()
+        held = asyncio.all_tasks() - {asyncio.current_task()}
+        for question in held:
+            question.cancel()
+        await asyncio.gather(*held, return_exceptions=True)
+
     # --- the worker's half
 
     async def _take(self, request: web.Request) -> web.Response:
+        self.takes += 1
         count = int(request.query.get("batch_size", "1"))
         if not await self._until(self._queued, POLL_S):
             return web.Response(status=204)

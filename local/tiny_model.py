@@ -16,7 +16,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
+import transformers
 from diffusers import (
     AutoencoderKLQwenImage,
     FlowMatchEulerDiscreteScheduler,
@@ -27,6 +29,11 @@ from diffusers import (
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+# They warn of what is meant here: random weights, a small vocabulary.
+for library in (transformers.utils.logging, diffusers.utils.logging):
+    library.set_verbosity_error()
+    library.disable_progress_bar()
 
 # Qwen2.5's control tokens, in the order of its published tokenizer.
 CONTROL_TOKENS = [
@@ -115,6 +122,7 @@ def _text_encoder(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLForConditionalGenerati
         text_config={
             "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
             "num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 32768,
+            "bos_token_id": token("<|endoftext|>"), "eos_token_id": token("<|im_end|>"),
             "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1000000.0},
         },
         vision_config={

@@ -1,6 +1,8 @@
 """The worker, `python handler.py`, as a child process on local parts."""
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -35,4 +37,10 @@ def start(variables: Mapping[str, str], log: Path, *arguments: str) -> subproces
     """
     command = [sys.executable, str(ROOT / "handler.py"), *arguments]
     with log.open("w") as output, log.with_suffix(".err").open("w") as errors:
-        return children.start(command, variables, stdout=output, stderr=errors, cwd=log.parent)
+        return children.start(command, variables, stdout=output, stderr=errors, cwd=log.parent, start_new_session=True)
+
+
+def end_group(process: subprocess.Popen[str]) -> None:
+    """Kill what a worker left running."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)

@@ -1,0 +1,1 @@
+"""Where every published figure comes from."""

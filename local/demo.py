@@ -1,0 +1,102 @@
+"""One edit, end to end, on this machine: `make demo`."""
+
+import hashlib
+import io
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import requests
+from PIL import Image, ImageDraw, ImageFilter
+
+from local.stack import Stack
+from local.worker import ROOT
+
+OUT = ROOT / "out"
+STAGES = 7
+BAR = 28
+SIZE = (640, 480)
+
+
+class Progress:
+    """A bar with what is being done beside it."""
+
+    def __init__(self) -> None:
+        self._done = 0
+
+    def __call__(self, what: str) -> None:
+        """One stage ends, the next begins."""
+        filled = BAR * self._done // STAGES
+        end = "\n" if not sys.stdout.isatty() or self._done == STAGES else ""
+        print(f"\r\x1b[K[{'#' * filled}{'.' * (BAR - filled)}] {what}", end=end, flush=True)
+        self._done += 1
+
+
+def example_picture() -> bytes:
+    """A small landscape, as a JPEG file."""
+    width, height = SIZE
+    sky = Image.linear_gradient("L").resize(SIZE)
+    picture = Image.composite(Image.new("RGB", SIZE, "#dfeaf5"), Image.new("RGB", SIZE, "#3d7ab8"), sky)
+    draw = ImageDraw.Draw(picture)
+    draw.ellipse((430, 60, 530, 160), fill="#fff2b0")
+    draw.polygon([(0, height), (0, 330), (170, 190), (360, 350), (480, 260), (width, 380), (width, height)], "#4d6b57")
+    draw.polygon([(0, height), (0, 420), (260, 340), (width, 440), (width, height)], fill="#34503f")
+    buffer = io.BytesIO()
+    picture.filter(ImageFilter.GaussianBlur(1)).save(buffer, "JPEG", quality=92)
+    return buffer.getvalue()
+
+
+def side_by_side(source: bytes, result: bytes) -> Image.Image:
+    """Both pictures at the same height."""
+    pictures = [Image.open(io.BytesIO(data)).convert("RGB") for data in (source, result)]
+    height = SIZE[1]
+    pictures = [picture.resize((picture.width * height // picture.height, height)) for picture in pictures]
+    page = Image.new("RGB", (sum(picture.width for picture in pictures), height))
+    page.paste(pictures[0], (0, 0))
+    page.paste(pictures[1], (pictures[0].width, 0))
+    return page
+
+
+def run(tell: Progress) -> tuple[dict[str, Any], Image.Image]:
+    """Do the job. Returns what the job API says of it, and source and result side by side.
+
+    Raises:
+        RuntimeError: the job failed, or its link does not open to the picture that was promised.
+    """
+    source = example_picture()
+    said = json.loads((ROOT / "test_input.json").read_text())["input"]
+    with tempfile.TemporaryDirectory() as folder, Stack(Path(folder), tell=tell) as stack:
+        said["image_url"] = stack.host.put("/image.jpg", source)
+        tell("the job is running")
+        job = stack.run(said)
+        if job["status"] != "COMPLETED":
+            raise RuntimeError(f"the job is {job['status']}: {job.get('error')}")
+        result = job["output"]["result"]
+        tell("opening the link")
+        answer = requests.get(result["presigned_url"], timeout=30)
+        digest = hashlib.sha256(answer.content).hexdigest()
+        if answer.status_code != requests.codes.ok or digest != result["meta"]["output"]["sha256"]:
+            raise RuntimeError(f"the link answers {answer.status_code} with {len(answer.content)} bytes")
+        return job, side_by_side(source, answer.content)
+
+
+def main() -> None:
+    """Show it to a person."""
+    tell = Progress()
+    job, picture = run(tell)
+    OUT.mkdir(exist_ok=True)
+    (OUT / "demo.json").write_text(json.dumps(job, indent=2) + "\n")
+    picture.save(OUT / "demo.png")
+    tell("done: the link opened, and its picture is the one that was promised")
+    print(json.dumps(job, indent=2))
+    print(
+        "\nout/demo.json is this answer, out/demo.png the source and the result side by side."
+        "\nThe result is noise: the model is the true pipeline with tiny random weights. For the real one, on a GPU:"
+        "\nunset MODEL_ID (Qwen/Qwen-Image-Edit is its default), unset ALLOW_CPU, and fill in .env from .env.example."
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,20 @@
+"""The worker as a process, in RunPod's production loop."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from local.stack import Stack
+
+# The harshest for secrets: everything is logged, by us and by the SDK.
+LOUD = {"LOG_LEVEL": "DEBUG", "RUNPOD_LOG_LEVEL": "DEBUG", "INFERENCE_TIMEOUT_SECONDS": "10", "TIMEOUT_SECONDS": "5"}
+
+
+@pytest.fixture(scope="module")
+def stack(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """One worker on parts of its own, for all tests of a module; each leaves it working."""
+    os.environ["NO_PROXY"] = "127.0.0.1"
+    with Stack(tmp_path_factory.mktemp("stack"), model=tiny, more=LOUD) as running:
+        yield running

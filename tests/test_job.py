@@ -1,0 +1,430 @@
+"""A job dict → an answer dict: the whole worker in this process, on real parts."""
+
+import asyncio
+import hashlib
+import io
+import json
+import logging
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from PIL import Image
+
+from local import worker
+from local.bucket import BUCKET, LocalBucket
+from local.web import ImageHost, Reply
+from qwen_worker.build import build_bucket, build_editor, build_sources
+from qwen_worker.errors import ModelError
+from qwen_worker.job import UNFORESEEN, Answer, Jobs
+from qwen_worker.model.edit import Editor
+from qwen_worker.service import Service, object_key
+from qwen_worker.settings import Settings
+from tests.pictures import file_of, photo
+
+STAGES = ("validate", "fetch", "decode", "queue", "edit", "encode", "upload")
+
+
+@pytest.fixture(scope="module")
+def editor(tiny: Path, shared_bucket: LocalBucket) -> Editor:
+    """The model of this module's workers."""
+    return build_editor(settings_of(tiny, shared_bucket))
+
+
+def settings_of(model: Path, bucket: LocalBucket, **more: str) -> Settings:
+    variables = worker.environment(model, bucket.environment, {"WARMUP": "0", **more})
+    named = {name.lower(): value for name, value in variables.items() if name.lower() in Settings.model_fields}
+    return Settings(_env_file=None, **named)  # type: ignore[arg-type]
+
+
+def jobs_of(settings: Settings, editor: Editor) -> Jobs:
+    bucket = build_bucket(settings)
+    service = Service(
+        build_sources(settings, bucket),
+        editor,
+        bucket,
+        io=ThreadPoolExecutor(8),
+        gpu=ThreadPoolExecutor(1),
+        max_pixels=settings.max_image_pixels,
+    )
+    return Jobs(service, max_steps=settings.max_inference_steps)
+
+
+@pytest.fixture
+def jobs(tiny: Path, shared_bucket: LocalBucket, editor: Editor) -> Jobs:
+    """A worker."""
+    return jobs_of(settings_of(tiny, shared_bucket), editor)
+
+
+def said(url: str, **fields: Any) -> dict[str, Any]:
+    small = {"num_inference_steps": 2, "width": 256, "height": 256, "true_cfg_scale": 1.0}
+    return {"image_url": url, "prompt": "make it warm", **small, **fields}
+
+
+def answer(jobs: Jobs, request: Any, job_id: str = "job-1") -> dict[str, Any]:
+    body = asyncio.run(jobs.answer({"id": job_id, "input": request})).body
+    json.dumps(body, allow_nan=False)
+    return body
+
+
+def error_of(body: dict[str, Any]) -> dict[str, Any]:
+    assert set(body) == {"status", "error"}
+    assert set(body["error"]) == {"type", "message", "details"}
+    error: dict[str, Any] = body["error"]
+    return error
+
+
+def test_a_success_has_the_documented_shape(jobs: Jobs, host: ImageHost) -> None:
+    """And every word of it is true."""
+    data = file_of(photo(300, 200), "JPEG")
+    body = answer(
+        jobs, said(host.put("/a.jpg", data), seed=5, output_format="webp", guidance_scale=2.0, true_cfg_scale=2.0)
+    )
+    result = body["result"]
+    meta = result["meta"]
+    file = requests.get(result["presigned_url"], timeout=5)
+
+    assert body["status"] == "success"
+    assert set(result) == {"presigned_url", "bucket", "object_key", "content_type", "expires_in", "meta"}
+    assert (result["bucket"], result["content_type"], result["expires_in"]) == (BUCKET, "image/webp", 86400)
+    assert result["object_key"].startswith("qwen-image-edit/results/")
+    assert result["object_key"].endswith("/job-1.webp")
+    assert (file.status_code, file.headers["Content-Type"]) == (200, "image/webp")
+    assert Image.open(io.BytesIO(file.content)).size == (256, 256)
+    assert meta["output"] == {
+        "width": 256, "height": 256, "format": "webp", "sha256": hashlib.sha256(file.content).hexdigest()
+    }  # fmt: skip
+    assert meta["source"] == {
+        "width": 300, "height": 200, "format": "jpeg", "sha256": hashlib.sha256(data).hexdigest()
+    }  # fmt: skip
+    assert meta["model_revision"] == "local"
+    assert (meta["prompt"], meta["negative_prompt"], meta["seed"]) == ("make it warm", " ", 5)
+    assert (meta["num_inference_steps"], meta["true_cfg_scale"], meta["scheduler"]) == (2, 2.0, "FlowMatchEuler")
+    assert meta["cache"] == "miss"
+
+
+def test_the_stages_add_up(jobs: Jobs, host: ImageHost) -> None:
+    """Each is a true time; the answer's own making is the little that is missing."""
+    url = host.url("/slow.png")
+    picture = file_of(photo())
+
+    def slow(handler: Any) -> None:
+        time.sleep(0.3)
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n" + picture)
+
+    host.replies["/slow.png"] = Reply(script=slow)
+    timings = answer(jobs, said(url))["result"]["meta"]["timings_ms"]
+
+    assert tuple(timings) == (*STAGES, "total")
+    assert timings["total"] == pytest.approx(sum(timings[stage] for stage in STAGES), abs=1)
+    assert 300 <= timings["fetch"] < timings["total"]
+    assert timings["edit"] > 50
+
+
+def test_a_second_job_of_the_same_source_says_hit(jobs: Jobs, host: ImageHost) -> None:
+    """The host is asked once."""
+    url = host.put("/once.png", file_of(photo()))
+    caches = [answer(jobs, said(url))["result"]["meta"]["cache"] for _ in range(2)]
+
+    assert caches == ["miss", "hit"]
+    assert host.requests == ["/once.png"]
+
+
+def test_the_key_tells_requests_and_jobs_apart(jobs: Jobs, host: ImageHost) -> None:
+    """Same request and source, same folder; another job, another name."""
+    url = host.put("/a.png", file_of(photo()))
+    first, again, other = (
+        answer(jobs, said(url, seed=seed), job)["result"]["object_key"].rsplit("/", 1)
+        for seed, job in ((1, "a"), (1, "b"), (2, "c"))
+    )
+
+    assert first[0] == again[0] != other[0]
+    assert (first[1], again[1]) == ("a.png", "b.png")
+
+
+@pytest.mark.parametrize("job_id", ["../../etc/passwd", "a/b", "", ".", "ü", "a" * 500, "a\x00b", "\ud800"])
+def test_a_strange_job_id_makes_an_ordinary_key(job_id: str) -> None:
+    """The id comes from outside."""
+    key = object_key("0" * 64, job_id, "png")
+
+    assert key.startswith("results/" + "0" * 64 + "/")
+    assert key.count("/") == 2
+    assert len(key) < 250
+    assert all(sign.isascii() and (sign.isalnum() or sign in "-_./") for sign in key)
+    assert ".." not in key
+    assert key != object_key("0" * 64, job_id + "x", "png")
+
+
+def test_what_differs_from_the_request_is_said(jobs: Jobs, host: ImageHost) -> None:
+    """Clamped steps, an alias, a rounded size, an animation."""
+    frames = [photo(64, 64), photo(64, 64, seed=1)]
+    url = host.put("/a.webp", file_of(frames[0], "WEBP", save_all=True, append_images=frames[1:]))
+    request = said(url, num_inference_steps=99, guidance_scale=1.0, width=270)
+    del request["true_cfg_scale"]
+    meta = answer(jobs, request)["result"]["meta"]
+
+    assert len(meta["warnings"]) == 4
+    assert meta["num_inference_steps"] == 50
+    assert (meta["output"]["width"], meta["output"]["height"]) == (256, 256)
+
+
+@pytest.mark.parametrize("job", [{}, {"id": "x"}, {"input": None}, {"id": None, "input": []}, {"id": 3, "input": {}}])
+def test_any_job_gets_an_answer(jobs: Jobs, job: dict[str, Any]) -> None:
+    """Whatever RunPod hands over."""
+    error = error_of(asyncio.run(jobs.answer(job)).body)
+
+    assert error["type"] == "BadInput"
+    assert error["details"]["stage"] == "validate"
+    assert error["details"]["problems"]
+
+
+def test_a_source_that_is_no_picture_is_not_kept(jobs: Jobs, host: ImageHost) -> None:
+    """The next job asks the host again."""
+    url = host.put("/page", b"<html>a login page</html>")
+    for _ in range(2):
+        error = error_of(answer(jobs, said(url)))
+        assert (error["type"], error["details"]) == ("BadInput", {"stage": "decode", "retryable": False})
+
+    assert host.requests == ["/page", "/page"]
+
+
+def test_a_control_token_costs_no_model_time(jobs: Jobs, host: ImageHost, editor: Editor) -> None:
+    """It is refused before the GPU's turn."""
+    runs: list[int] = []
+    hook = editor._pipeline.transformer.register_forward_pre_hook(lambda *_: runs.append(1))
+    url = host.put("/a.png", file_of(photo()))
+    error = error_of(answer(jobs, said(url, prompt="a <|im_end|> b")))
+    hook.remove()
+
+    assert error["type"] == "BadInput"
+    assert runs == []
+
+
+def test_a_failed_download_says_why(jobs: Jobs, host: ImageHost) -> None:
+    """With the host's status."""
+    error = error_of(answer(jobs, said(host.url("/missing.png"))))
+
+    assert error["type"] == "DownloadFailed"
+    assert error["details"] == {"status": 404, "stage": "fetch", "retryable": False}
+
+
+def test_a_failing_device_asks_for_another_worker(jobs: Jobs, host: ImageHost, editor: Editor) -> None:
+    """The answer is the caller's, the wish is RunPod's."""
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    hook = editor._pipeline.transformer.register_forward_pre_hook(fail)
+    url = host.put("/a.png", file_of(photo()))
+    found = asyncio.run(jobs.answer({"id": "a", "input": said(url)}))
+    hook.remove()
+
+    assert found.refresh_worker
+    assert error_of(found.body)["type"] == "ModelError"
+    assert "refresh_worker" not in found.body
+    assert found.on_the_wire()["refresh_worker"] is True
+    assert not asyncio.run(jobs.answer({"id": "a", "input": said(url)})).refresh_worker
+
+
+def test_an_error_travels_as_text() -> None:
+    """RunPod's SDK loses an object, and makes a string the job's error."""
+    body = {"status": "error", "error": {"type": "BadInput", "message": "m", "details": {"stage": "validate"}}}
+    wire = Answer(body).on_the_wire()
+
+    assert isinstance(wire["error"], str)
+    assert json.loads(wire["error"]) == body["error"]
+    assert isinstance(body["error"], dict)
+    assert Answer({"status": "success", "result": {}}).on_the_wire() == {"status": "success", "result": {}}
+
+
+def test_what_nobody_foresaw_is_typed_by_its_stage(
+    jobs: Jobs, host: ImageHost, editor: Editor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The trace is in the log; the caller sees none of it."""
+
+    def fail(*_: Any) -> None:
+        raise ArithmeticError("secret detail")
+
+    hook = editor._pipeline.transformer.register_forward_pre_hook(fail)
+    with caplog.at_level(logging.WARNING):
+        error = error_of(answer(jobs, said(host.put("/a.png", file_of(photo())))))
+    hook.remove()
+
+    assert error == {
+        "type": "ModelError",
+        "message": "internal error",
+        "details": {"stage": "edit", "retryable": False},
+    }
+    assert "secret detail" in caplog.text
+    assert set(UNFORESEEN) == set(STAGES)
+
+
+def test_the_loop_ticks_and_the_next_source_is_fetched_while_an_edit_runs(
+    jobs: Jobs, host: ImageHost, editor: Editor
+) -> None:
+    """The GPU waits for nobody, and nobody for the GPU."""
+    urls = [host.put(f"/{name}.png", file_of(photo(seed=number))) for number, name in enumerate("ab")]
+    gaps: list[float] = []
+    seen: list[bool] = []
+
+    def until_the_next_is_fetched(*_: Any) -> None:
+        if not seen:
+            end = time.monotonic() + 5
+            while "/b.png" not in host.requests and time.monotonic() < end:
+                time.sleep(0.01)
+            time.sleep(0.3)
+            seen.append("/b.png" in host.requests)
+
+    async def tick() -> None:
+        while True:
+            begin = time.monotonic()
+            await asyncio.sleep(0.01)
+            gaps.append(time.monotonic() - begin)
+
+    async def both() -> list[Answer]:
+        ticker = asyncio.create_task(tick())
+        first = asyncio.create_task(jobs.answer({"id": "a", "input": said(urls[0])}))
+        while "/a.png" not in host.requests:
+            await asyncio.sleep(0.01)
+        second = asyncio.create_task(jobs.answer({"id": "b", "input": said(urls[1])}))
+        answers = [await first, await second]
+        ticker.cancel()
+        return answers
+
+    hook = editor._pipeline.transformer.register_forward_pre_hook(until_the_next_is_fetched)
+    answers = asyncio.run(both())
+    hook.remove()
+
+    assert [one.body["status"] for one in answers] == ["success", "success"]
+    assert seen == [True]
+    assert len(gaps) > 20
+    assert max(gaps) < 0.5
+    assert answers[1].body["result"]["meta"]["timings_ms"]["queue"] > 100
+
+
+def test_only_one_edit_runs_at_a_time(jobs: Jobs, host: ImageHost, editor: Editor) -> None:
+    """One pipeline, one thread, however many jobs."""
+    threads: set[int] = set()
+    hook = editor._pipeline.transformer.register_forward_pre_hook(lambda *_: threads.add(threading.get_ident()))
+    url = host.put("/a.png", file_of(photo()))
+
+    async def all_at_once() -> list[Answer]:
+        return await asyncio.gather(*(jobs.answer({"id": f"job-{n}", "input": said(url, seed=1)}) for n in range(4)))
+
+    answers = asyncio.run(all_at_once())
+    hook.remove()
+
+    assert len(threads) == 1
+    assert len({one.body["result"]["meta"]["output"]["sha256"] for one in answers}) == 1
+
+
+def test_a_stopped_job_frees_the_gpu(tiny: Path, own_bucket: LocalBucket, host: ImageHost, editor: Editor) -> None:
+    """RunPod cancels the handler's task: the edit ends after its step, and nothing is stored."""
+    jobs = jobs_of(settings_of(tiny, own_bucket), editor)
+    url = host.put("/a.png", file_of(photo()))
+    steps: list[float] = []
+
+    def slow(*_: Any) -> None:
+        steps.append(time.monotonic())
+        time.sleep(0.05)
+
+    async def stop_then_edit() -> dict[str, Any]:
+        task = asyncio.create_task(jobs.answer({"id": "a", "input": said(url, num_inference_steps=50)}))
+        while len(steps) < 3:
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        at_cancel = len(steps)
+        body = (await jobs.answer({"id": "b", "input": said(url)})).body
+        assert len(steps) - at_cancel <= 1 + 2
+        return body
+
+    hook = editor._pipeline.transformer.register_forward_pre_hook(slow)
+    body = asyncio.run(stop_then_edit())
+    hook.remove()
+
+    assert own_bucket.keys("qwen-image-edit/results/") == [body["result"]["object_key"]]
+
+
+@pytest.fixture
+def full_jobs(tiny: Path, own_bucket: LocalBucket, editor: Editor) -> tuple[Jobs, LocalBucket]:
+    """A worker with a bucket of its own, which a test may kill."""
+    return jobs_of(settings_of(tiny, own_bucket), editor), own_bucket
+
+
+def test_a_result_that_cannot_be_stored_is_an_error(
+    full_jobs: tuple[Jobs, LocalBucket], host: ImageHost, editor: Editor
+) -> None:
+    """The bucket dies while the model works."""
+    jobs, bucket = full_jobs
+    url = host.put("/a.png", file_of(photo()))
+    hook = editor._pipeline.transformer.register_forward_pre_hook(lambda *_: bucket.kill())
+    error = error_of(answer(jobs, said(url)))
+    hook.remove()
+    bucket.start()
+
+    assert error["type"] == "StorageError"
+    assert (error["details"]["stage"], error["details"]["retryable"]) == ("upload", True)
+    assert bucket.keys("qwen-image-edit/results/") == []
+    assert answer(jobs, said(url))["status"] == "success"
+
+
+def test_a_cache_that_cannot_be_read_costs_no_model_time(
+    full_jobs: tuple[Jobs, LocalBucket], host: ImageHost, editor: Editor
+) -> None:
+    """Nor a download."""
+    jobs, bucket = full_jobs
+    runs: list[int] = []
+    hook = editor._pipeline.transformer.register_forward_pre_hook(lambda *_: runs.append(1))
+    bucket.kill()
+    error = error_of(answer(jobs, said(host.put("/a.png", file_of(photo())))))
+    hook.remove()
+
+    assert error["type"] == "CacheReadFailed"
+    assert error["details"]["stage"] == "fetch"
+    assert (runs, host.requests) == ([], [])
+
+
+def test_the_error_of_a_timeout_is_a_model_error(tiny: Path, shared_bucket: LocalBucket, host: ImageHost) -> None:
+    """From the settings down to the pipeline."""
+    settings = settings_of(tiny, shared_bucket, INFERENCE_TIMEOUT_SECONDS="0.01")
+    jobs = jobs_of(settings, build_editor(settings))
+    error = error_of(answer(jobs, said(host.put("/a.png", file_of(photo())))))
+
+    assert (error["type"], error["details"]["stage"]) == ("ModelError", "edit")
+    assert "fewer steps" in error["message"]
+
+
+def test_limits_come_from_the_settings(tiny: Path, shared_bucket: LocalBucket, host: ImageHost, editor: Editor) -> None:
+    """Bytes, pixels, steps."""
+    limits = {"MAX_IMAGE_BYTES": "20000", "MAX_IMAGE_PIXELS": "10000", "MAX_INFERENCE_STEPS": "2"}
+    jobs = jobs_of(settings_of(tiny, shared_bucket, **limits), editor)
+    too_long = host.put("/long", b"x" * 20001)
+    too_many = host.put("/many.png", file_of(Image.new("RGB", (101, 100))))
+    fine = host.put("/fine.png", file_of(photo(100, 100)))
+
+    assert "20000 bytes" in error_of(answer(jobs, said(too_long)))["message"]
+    assert "10000 pixels" in error_of(answer(jobs, said(too_many)))["message"]
+    assert answer(jobs, said(fine, num_inference_steps=9))["result"]["meta"]["num_inference_steps"] == 2
+
+
+def test_model_errors_are_no_secret_to_the_log(
+    jobs: Jobs, host: ImageHost, editor: Editor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The cause of a typed error is logged with its trace."""
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("shape mismatch")
+
+    hook = editor._pipeline.transformer.register_forward_pre_hook(fail)
+    with caplog.at_level(logging.WARNING):
+        error_of(answer(jobs, said(host.put("/a.png", file_of(photo())))))
+    hook.remove()
+
+    assert "shape mismatch" in caplog.text
+    assert ModelError.__name__ in caplog.text

@@ -1,0 +1,126 @@
+"""What the documents and the layout promise."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from local import schema_file
+from local.worker import ROOT
+from qwen_worker import errors, schema
+from qwen_worker.settings import Settings
+
+README = (ROOT / "README.md").read_text()
+
+
+def in_a_fresh_process(code: str) -> str:
+    """What the code prints."""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    "room", ["schema", "errors", "settings", "sources", "storage", "images.decode", "service", "job"]
+)
+def test_a_room_is_imported_without_torch(room: str) -> None:
+    """Torch lives in the model room; the others start in a moment."""
+    code = f"import sys, qwen_worker.{room}; print([n for n in ('torch', 'diffusers', 'runpod') if n in sys.modules])"
+
+    assert in_a_fresh_process(code) == "[]"
+
+
+def test_importing_the_handler_starts_nothing() -> None:
+    """No model, no loop; RunPod's own lines are INFO from then on."""
+    code = (
+        "import os, sys, threading, handler; "
+        "print('torch' in sys.modules, threading.active_count(), "
+        "handler.worker.cache_info().currsize, os.environ['RUNPOD_LOG_LEVEL'])"
+    )
+
+    assert in_a_fresh_process(code) == "False 1 0 INFO"
+
+
+def test_the_example_environment_is_the_settings() -> None:
+    """Each variable once: the required ones to fill in, the others with their defaults, commented out."""
+    lines = (ROOT / ".env.example").read_text().splitlines()
+    named = dict(line.lstrip("# ").split("=", 1) for line in lines if re.match(r"(# )?[A-Z0-9_]+=", line))
+    given = {line.split("=")[0] for line in lines if re.match(r"[A-Z0-9_]+=", line)}
+
+    assert list(named) == [name.upper() for name in Settings.model_fields]
+    assert given == {name.upper() for name, field in Settings.model_fields.items() if field.is_required()}
+    for name, field in Settings.model_fields.items():
+        if not field.is_required():
+            assert named[name.upper()] == shown_default(name), name
+
+
+def test_the_readme_lists_every_variable() -> None:
+    """Name, default and meaning, as the settings have them."""
+    for name, field in Settings.model_fields.items():
+        default = "required" if field.is_required() else (f"`{shown_default(name)}`" if shown_default(name) else "")
+        assert f"| `{name.upper()}` | {default} | {field.description} |" in README, name
+
+
+def shown_default(name: str) -> str:
+    """As a person writes it in an environment."""
+    default = Settings.model_fields[name].default
+    if isinstance(default, bool):
+        return str(default).lower()
+    shown = (
+        "" if default is None else str(default.get_secret_value() if hasattr(default, "get_secret_value") else default)
+    )
+    return "" if shown == "()" else shown
+
+
+def test_the_readme_lists_every_field() -> None:
+    """Of the request, with its description."""
+    for name, field in schema.EditInput.model_fields.items():
+        assert re.search(rf"\| `{name}` \|[^|]*\| {re.escape(str(field.description))} \|", README), name
+
+
+def test_the_readme_lists_every_error() -> None:
+    """The taxonomy is fixed."""
+    types = {kind.__name__ for kind in errors.WorkerError.__subclasses__()}
+
+    assert types == {"BadInput", "DownloadFailed", "CacheReadFailed", "ModelError", "StorageError"}
+    assert all(f"| `{name}` |" in README for name in types)
+
+
+def test_the_published_schema_is_the_codes() -> None:
+    """`make schema` writes it."""
+    assert schema_file.PATH.read_text() == schema_file.text()
+
+
+def test_the_documented_example_validates() -> None:
+    """test_input.json is what a newcomer tries first; the README shows it."""
+    example = json.loads((ROOT / "test_input.json").read_text())
+
+    assert schema.parse(example["input"], job_id="a", max_steps=50).scheduler == "EulerAncestral"
+
+
+def test_the_readme_shows_a_request_and_its_answer_early() -> None:
+    """By line 25."""
+    head = "\n".join(README.splitlines()[:25])
+
+    assert '"image_url"' in head
+    assert '"presigned_url"' in head
+
+
+def test_every_requirement_is_pinned_exactly() -> None:
+    """And the frame's packages are all there."""
+    lines = [
+        line
+        for file in ("requirements.txt", "requirements-dev.txt", "constraints.txt")
+        for line in (ROOT / file).read_text().splitlines()
+        if line and not line.startswith(("#", "-"))
+    ]
+    frame = {
+        "runpod", "torch", "diffusers", "transformers", "accelerate", "minio", "pydantic", "pydantic-settings", "Pillow",
+        "requests", "hf-transfer", "python-json-logger",
+    }  # fmt: skip
+
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line) for line in lines)
+    assert frame == {
+        line.split("==")[0] for line in (ROOT / "requirements.txt").read_text().splitlines() if "==" in line
+    }
