@@ -1,5 +1,6 @@
 """One edit, end to end, on this machine: `make demo`."""
 
+import argparse
 import hashlib
 import io
 import json
@@ -14,8 +15,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from local.stack import Stack
 from local.worker import ROOT
 
-OUT = ROOT / "out"
-STAGES = 7
+STAGES = 6
 BAR = 28
 SIZE = (640, 480)
 
@@ -29,8 +29,11 @@ class Progress:
     def __call__(self, what: str) -> None:
         """One stage ends, the next begins."""
         filled = BAR * self._done // STAGES
-        end = "\n" if not sys.stdout.isatty() or self._done == STAGES else ""
-        print(f"\r\x1b[K[{'#' * filled}{'.' * (BAR - filled)}] {what}", end=end, flush=True)
+        bar = f"[{'#' * filled}{'.' * (BAR - filled)}] {what}"
+        if sys.stdout.isatty():
+            print(f"\r\x1b[K{bar}", end="\n" if self._done == STAGES else "", flush=True)
+        else:
+            print(bar, flush=True)
         self._done += 1
 
 
@@ -84,15 +87,18 @@ def run(tell: Progress) -> tuple[dict[str, Any], Image.Image]:
 
 def main() -> None:
     """Show it to a person."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=ROOT / "out", help="folder for demo.json and demo.png")
+    out: Path = parser.parse_args().out
     tell = Progress()
     job, picture = run(tell)
-    OUT.mkdir(exist_ok=True)
-    (OUT / "demo.json").write_text(json.dumps(job, indent=2) + "\n")
-    picture.save(OUT / "demo.png")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "demo.json").write_text(json.dumps(job, indent=2) + "\n")
+    picture.save(out / "demo.png")
     tell("done: the link opened, and its picture is the one that was promised")
     print(json.dumps(job, indent=2))
     print(
-        "\nout/demo.json is this answer, out/demo.png the source and the result side by side."
+        f"\n{out}/demo.json is this answer, {out}/demo.png the source and the result side by side."
         "\nThe result is noise: the model is the true pipeline with tiny random weights. For the real one, on a GPU:"
         "\nunset MODEL_ID (Qwen/Qwen-Image-Edit is its default), unset ALLOW_CPU, and fill in .env from .env.example."
     )

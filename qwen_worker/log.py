@@ -15,7 +15,7 @@ from pythonjsonlogger.json import JsonFormatter
 #: ?name=value..., of an address or of a request target, up to what may end it in JSON text
 _QUERY = re.compile(r"""\?[\w.%~+-]+=[^\s"'\\<>)]*""")
 _USER = re.compile(r"""(?<=://)[^\s/?#"'\\<>@]+@""")
-MIN_HIDDEN = 4  # shorter texts stand in every line by chance
+MIN_HIDDEN = 8  # shorter texts of a job stand in other words by chance: "edit"
 
 _job: contextvars.ContextVar[str | None] = contextvars.ContextVar("job", default=None)
 _hidden: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("hidden", default=())
@@ -58,10 +58,9 @@ class Formatter(JsonFormatter):
         return self._scrub(super().format(record))
 
     def _scrub(self, line: str) -> str:
-        for text in (*self._secrets, *_hidden.get()):
-            if len(text) >= MIN_HIDDEN:
-                for form in (json.dumps(text)[1:-1], text):
-                    line = line.replace(form, "[hidden]")
+        for text in (*self._secrets, *(text for text in _hidden.get() if len(text) >= MIN_HIDDEN)):
+            for form in (json.dumps(text)[1:-1], text):
+                line = line.replace(form, "[hidden]")
         return _USER.sub("", _QUERY.sub("?[hidden]", line))
 
 

@@ -136,8 +136,8 @@ class Service:
             scheduler=request.scheduler,
             warnings=tuple(warnings),
             cache="hit" if source.hit else "miss",
-            source=_picture(picture.image, picture.format.lower(), source.data),
-            output=_picture(image, request.output_format, encoded.data),
+            source=_picture(picture.image, picture.format.lower(), source.sha256),
+            output=_picture(image, request.output_format, encoded.sha256),
             timings_ms=Timings.model_validate(watch.milliseconds()),
         )
 
@@ -150,5 +150,5 @@ def object_key(request_digest: str, job_id: str, extension: str) -> str:
     return f"results/{request_digest}/{word}.{extension}"
 
 
-def _picture(image: Image, kind: str, data: bytes) -> Picture:
-    return Picture(width=image.width, height=image.height, format=kind, sha256=hashlib.sha256(data).hexdigest())
+def _picture(image: Image, kind: str, sha256: str) -> Picture:
+    return Picture(width=image.width, height=image.height, format=kind, sha256=sha256)

@@ -36,6 +36,11 @@ def _networks(value: Any) -> Any:
     return [ip_network(part.strip()) for part in value.split(",")] if isinstance(value, str) else value
 
 
+def volume_home(volume: Path) -> Path | None:
+    """HF_HOME on a mounted volume: the place where RunPod puts the models that it caches itself."""
+    return volume / "huggingface-cache" if volume.is_dir() else None
+
+
 class Settings(BaseSettings):
     """Everything that can be set from outside. Unset and empty variables mean the default."""
 
@@ -114,8 +119,8 @@ class Settings(BaseSettings):
 
     @property
     def hub_cache(self) -> Path | None:
-        """Folder of downloaded models; RunPod's cached models lie in the volume's one. None: the library's own."""
-        home = self.hf_home or (RUNPOD_VOLUME / "huggingface-cache" if RUNPOD_VOLUME.is_dir() else None)
+        """Folder of downloaded models; None: the library's own."""
+        home = self.hf_home or volume_home(RUNPOD_VOLUME)
         return home / "hub" if home else None
 
     @property

@@ -116,11 +116,10 @@ def test_every_requirement_is_pinned_exactly() -> None:
         if line and not line.startswith(("#", "-"))
     ]
     frame = {
-        "runpod", "torch", "diffusers", "transformers", "accelerate", "minio", "pydantic", "pydantic-settings", "Pillow",
-        "requests", "hf-transfer", "python-json-logger",
+        "runpod", "torch", "diffusers", "transformers", "accelerate", "minio", "pydantic", "pydantic-settings",
+        "Pillow", "requests", "hf-transfer", "python-json-logger",
     }  # fmt: skip
 
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line) for line in lines)
-    assert frame == {
-        line.split("==")[0] for line in (ROOT / "requirements.txt").read_text().splitlines() if "==" in line
-    }
+    required = (ROOT / "requirements.txt").read_text()
+    assert frame == set(re.findall(r"^(.+)==", required, re.MULTILINE))

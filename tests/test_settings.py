@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from qwen_worker.settings import Settings, SettingsError, load_settings
+from qwen_worker.settings import Settings, SettingsError, load_settings, volume_home
 
 REQUIRED = {
     "S3_ENDPOINT": "s3.us-west-004.backblazeb2.com",
@@ -141,6 +141,12 @@ def test_models_lie_where_hf_home_says(given: pytest.MonkeyPatch) -> None:
 
     given.setenv("HF_HOME", "/somewhere")
     assert load_settings().hub_cache == Path("/somewhere/hub")
+
+
+def test_a_mounted_volume_holds_the_models(tmp_path: Path) -> None:
+    """Where RunPod's own cached models lie."""
+    assert volume_home(tmp_path) == tmp_path / "huggingface-cache"
+    assert volume_home(tmp_path / "not-mounted") is None
 
 
 def test_private_networks_are_a_list(given: pytest.MonkeyPatch) -> None:

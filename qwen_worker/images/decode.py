@@ -1,7 +1,7 @@
 """Bytes of a stranger → an upright sRGB picture, as a photographer would expect to see it."""
 
 import io
-import warnings
+import struct
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,8 @@ MAX_SIDE = 16384  # pixels
 # Each scan of a progressive JPEG is decoded over the whole picture: real files have about ten, bombs thousands.
 MAX_JPEG_SCANS = 100
 START_OF_SCAN = b"\xff\xda"
+# Pillow's own limit is another number, and global: ours is checked before any pixel is decoded.
+Image.MAX_IMAGE_PIXELS = None
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 
 
@@ -39,15 +41,12 @@ def decode(data: bytes, *, max_pixels: int) -> Decoded:
         BadInput: the bytes are not such a picture, are damaged, or are too large.
     """
     try:
-        with warnings.catch_warnings():
-            # Pillow's own limit is another number: ours is checked right below.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            opened = Image.open(io.BytesIO(data), formats=FORMATS)
+        opened = Image.open(io.BytesIO(data), formats=FORMATS)
         _check_size(opened, data, max_pixels)
         opened.load()
         return _photograph(opened)
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        # Pillow raises SyntaxError for broken headers, ValueError for impossible ones.
+    except (OSError, ValueError, SyntaxError, EOFError, RuntimeError) as error:
+        # Pillow raises SyntaxError for broken headers, ValueError and RuntimeError for impossible ones.
         raise BadInput(
             "the source is not a readable JPEG, PNG or WebP picture: is the link the picture itself, and complete?"
         ) from error
@@ -69,13 +68,24 @@ def _photograph(opened: Image.Image) -> Decoded:
     if frames > 1 and opened.format != PHONE_JPEG:
         notes.append(f"the source is animated: the first of its {frames} frames was used")
     profile = opened.info.get("icc_profile")
-    image = _eight_bit(ImageOps.exif_transpose(opened))
+    upright = _upright(opened)
+    if upright is None:
+        notes.append("the source's EXIF data is broken: its orientation was ignored")
+    image = _eight_bit(upright or opened)
     if profile:
         converted = _to_srgb(image, profile)
         if converted is None:
             notes.append("the source's colour profile is broken and was ignored")
         image = converted or image
     return Decoded(_flatten(image), "JPEG" if opened.format == PHONE_JPEG else str(opened.format), tuple(notes))
+
+
+def _upright(image: Image.Image) -> Image.Image | None:
+    """Turn the picture as its EXIF orientation says; None if that cannot be read."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except (SyntaxError, ValueError, KeyError, TypeError, OSError, struct.error):
+        return None
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:

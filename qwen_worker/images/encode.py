@@ -1,5 +1,6 @@
 """A picture → the bytes of a file."""
 
+import hashlib
 import io
 from dataclasses import dataclass
 
@@ -13,9 +14,10 @@ FULL_CHROMA_QUALITY = 90
 
 @dataclass(frozen=True)
 class Encoded:
-    """A file in memory."""
+    """A file in memory, and the digest of its bytes in hex."""
 
     data: bytes
+    sha256: str
     content_type: str
     extension: str
 
@@ -38,4 +40,5 @@ def encode(image: Image.Image, output_format: OutputFormat, quality: int) -> Enc
     # Pillow writes comments and profiles that a picture still carries.
     pixels = Image.frombytes(image.mode, image.size, image.tobytes())
     pixels.save(buffer, output_format, **by_format[output_format])
-    return Encoded(buffer.getvalue(), f"image/{output_format}", EXTENSION[output_format])
+    data = buffer.getvalue()
+    return Encoded(data, hashlib.sha256(data).hexdigest(), f"image/{output_format}", EXTENSION[output_format])

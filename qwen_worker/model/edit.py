@@ -183,7 +183,7 @@ def _model_errors() -> Iterator[None]:
         raise
     except torch.OutOfMemoryError as error:
         _give_back(error)
-        raise ModelError("the GPU ran out of memory: ask for a smaller size", retryable=True) from error
+        raise ModelError("the GPU ran out of memory: ask for a smaller size") from error
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         sick = isinstance(error, torch.AcceleratorError) or str(error).startswith(DEVICE_FAILURES)
         if not sick:

@@ -9,16 +9,12 @@ from qwen_worker.sources.fetch import Fetcher
 
 @dataclass(frozen=True)
 class Source:
-    """The bytes of one source; `hit`: they came out of the cache."""
+    """The bytes of one source and their digest in hex; `hit`: they came out of the cache."""
 
     url: str
     data: bytes
+    sha256: str
     hit: bool
-
-    @property
-    def sha256(self) -> str:
-        """Of the bytes, in hex."""
-        return hashlib.sha256(self.data).hexdigest()
 
 
 class Sources:
@@ -37,7 +33,8 @@ class Sources:
             BadInput: the address or the length is not acceptable.
         """
         kept = self._cache.get(url)
-        return Source(url, kept, hit=True) if kept is not None else Source(url, self._fetcher.fetch(url), hit=False)
+        data = self._fetcher.fetch(url) if kept is None else kept
+        return Source(url, data, hashlib.sha256(data).hexdigest(), hit=kept is not None)
 
     def keep(self, source: Source, content_type: str) -> None:
         """Put a source into the cache, unless it came from there. Call it once the bytes have been decoded."""

@@ -29,15 +29,17 @@ def test_each_format_is_written(output_format: OutputFormat, kind: str, content_
     assert np.abs(difference).mean() < 3
 
 
+@pytest.mark.parametrize("profile", [None, ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()])
 @pytest.mark.parametrize("source", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("output_format", ["png", "jpeg", "webp"])
-def test_nothing_of_the_sources_metadata_is_left(source: str, output_format: OutputFormat) -> None:
+def test_nothing_of_the_sources_metadata_is_left(
+    profile: bytes | None, source: str, output_format: OutputFormat
+) -> None:
     """EXIF holds the place where a photograph was taken."""
     exif = Image.Exif()
     exif[0x010E] = "secret description"
     texts = PngInfo()
     texts.add_text("note", "secret text")
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     by_kind: dict[str, dict[str, Any]] = {
         "JPEG": {"comment": b"secret comment", "xmp": b"secret xmp"},
         "PNG": {"pnginfo": texts},

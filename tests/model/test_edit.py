@@ -83,6 +83,15 @@ def test_without_guidance_the_negative_prompt_says_nothing(editor: Editor, model
     assert (one_pass, len(passes)) == (3, 6)
 
 
+def test_a_single_step_makes_no_picture(editor: Editor) -> None:
+    """With the shipped schedule; so the least that a request may ask for is two."""
+    single = ask().model_copy(update={"num_inference_steps": 1})
+    with pytest.raises(ModelError, match="not finite"):
+        editor.edit(single, [photo()], threading.Event())
+
+    assert schema.MIN_STEPS == 2
+
+
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_a_job_leaves_nothing_to_the_next(editor: Editor, name: SchedulerName) -> None:
     """Another sampler in between changes no byte."""
@@ -194,7 +203,7 @@ def test_a_cancelled_edit_stops_between_steps(editor: Editor, model: Model) -> N
 @pytest.mark.parametrize(
     ("raised", "sick", "retryable", "said"),
     [
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"), False, True, "out of memory"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"), False, False, "out of memory"),
         (torch.AcceleratorError("CUDA error: an illegal memory access was encountered"), True, True, "failed"),
         (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling cublasGemmEx"), True, True, "failed"),
         (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), True, True, "failed"),

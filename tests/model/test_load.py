@@ -1,5 +1,6 @@
 """A folder → a pipeline that encodes what it is meant to encode."""
 
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -26,6 +27,13 @@ def test_the_class_is_the_one_that_the_index_names(model: Model, plus_model: Mod
     """The wrong class makes edits that do nothing."""
     assert type(model.pipeline) is QwenImageEditPipeline
     assert type(plus_model.pipeline) is QwenImageEditPlusPipeline
+
+
+def test_nothing_needs_torchvision(model: Model) -> None:
+    """Its only build here breaks diffusers; the video half of the processor is what would want it."""
+    assert importlib.util.find_spec("torchvision") is None
+    assert model.pipeline.processor.image_processor is not None
+    assert not hasattr(model.pipeline.processor, "video_processor")
 
 
 def test_every_weight_is_bfloat16(model: Model) -> None:

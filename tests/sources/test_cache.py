@@ -142,6 +142,21 @@ def test_a_bucket_that_is_down_fails_retryably(own_bucket: LocalBucket, host: Im
     assert sources.load(url).hit
 
 
+def test_what_came_from_the_bucket_is_not_written_again(
+    own_bucket: LocalBucket, host: ImageHost, caplog: pytest.LogCaptureFixture
+) -> None:
+    """B2 keeps every version of an object."""
+    sources = sources_of(bucket_of(own_bucket))
+    url = host.put("/a", b"picture")
+    sources.keep(sources.load(url), "image/png")
+    hit = sources.load(url)
+    own_bucket.kill()
+    with caplog.at_level(logging.WARNING):
+        sources.keep(hit, "image/png")
+
+    assert caplog.text == ""
+
+
 def test_a_write_that_fails_is_a_warning(
     own_bucket: LocalBucket, host: ImageHost, caplog: pytest.LogCaptureFixture
 ) -> None:
