@@ -1,11 +1,11 @@
 """A request and its pictures → the edited picture. Knows no URL, no bucket, no job."""
 
+import contextlib
 import gc
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -71,23 +71,16 @@ class Editor:
         Raises:
             ModelError: out of memory, out of time, cancelled, a failing device, or an output that is no edit.
         """
-        width, height = self.size(request, images[-1].size)
-        noise = torch.Generator().manual_seed(request.seed)
-        with _model_errors(), self._sampler(request):
-            output = self._pipeline(
-                image=list(images) if len(images) > 1 else images[0],
-                prompt=request.prompt,
-                # Without a negative prompt diffusers drops the guidance silently; with it, scale 1 is one pass.
-                negative_prompt=request.negative_prompt if request.true_cfg_scale > 1 else None,
-                true_cfg_scale=request.true_cfg_scale,
-                width=width,
-                height=height,
-                num_inference_steps=request.num_inference_steps,
-                generator=noise,
-                callback_on_step_end=self._between_steps(cancelled),
-                output_type="np",
-            )
-        return to_image(output.images[0], images[-1])
+        try:
+            pixels = self._run(request, images, cancelled)
+        except WorkerError as error:
+            _give_back(error)
+            raise
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            failure = _translated(error)
+            _give_back(error)
+            raise failure from error
+        return to_image(pixels, images[-1])
 
     def warm_up(self) -> None:
         """One small edit, so that the first job finds every kernel loaded.
@@ -110,6 +103,28 @@ class Editor:
         pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
         self.edit(request, [Image.fromarray(pixels).resize((512, 512))], threading.Event())
 
+    def _run(self, request: EditRequest, images: Sequence[Image.Image], cancelled: threading.Event) -> np.ndarray:
+        """The pixels that the pipeline makes: height x width x 3, floats in 0..1."""
+        width, height = self.size(request, images[-1].size)
+        # Two generators: the noise of the start and that of stochastic steps must not overlap.
+        step_noise = torch.Generator().manual_seed(request.seed + 2**32)
+        self._pipeline.scheduler = schedulers.build(request.scheduler, self._scheduler, step_noise)
+        output = self._pipeline(
+            image=list(images) if len(images) > 1 else images[0],
+            prompt=request.prompt,
+            # Without a negative prompt diffusers drops the guidance silently; with it, scale 1 is one pass.
+            negative_prompt=request.negative_prompt if request.true_cfg_scale > 1 else None,
+            true_cfg_scale=request.true_cfg_scale,
+            width=width,
+            height=height,
+            num_inference_steps=request.num_inference_steps,
+            generator=torch.Generator().manual_seed(request.seed),
+            callback_on_step_end=self._between_steps(cancelled),
+            output_type="np",
+        )
+        pixels: np.ndarray = output.images[0]
+        return pixels
+
     def _spare_positions(self, text: str, size: Size, sources: Sequence[Size]) -> int:
         """Rows of the transformer's position table that are left over beside prompt and pictures.
 
@@ -126,17 +141,6 @@ class Editor:
         longest = max(side for picture in (size, *map(native_size, sources)) for side in picture)
         rows: int = len(pipeline.transformer.pos_embed.pos_freqs)
         return rows - longest // (pipeline.vae_scale_factor * 2) // 2 - length
-
-    @contextmanager
-    def _sampler(self, request: EditRequest) -> Iterator[None]:
-        """The request's sampler for one edit; the next edit finds the model's own."""
-        # Not the generator of the start noise: the two streams must not overlap.
-        step_noise = torch.Generator().manual_seed(request.seed + 2**32)
-        self._pipeline.scheduler = schedulers.build(request.scheduler, self._scheduler, step_noise)
-        try:
-            yield
-        finally:
-            self._pipeline.scheduler = self._scheduler
 
     def _between_steps(self, cancelled: threading.Event) -> Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]:
         end = time.monotonic() + self._timeout_s
@@ -173,26 +177,19 @@ def to_image(pixels: np.ndarray, source: Image.Image) -> Image.Image:
     return image
 
 
-@contextmanager
-def _model_errors() -> Iterator[None]:
-    """What torch and diffusers raise becomes ModelError, and what the failed edit held is given back."""
-    try:
-        yield
-    except WorkerError as error:
-        _give_back(error)
-        raise
-    except torch.OutOfMemoryError as error:
-        _give_back(error)
-        raise ModelError("the GPU ran out of memory: ask for a smaller size") from error
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        sick = isinstance(error, torch.AcceleratorError) or str(error).startswith(DEVICE_FAILURES)
-        if not sick:
-            _give_back(error)
-        raise ModelError("the model failed", retryable=sick, refresh_worker=sick) from error
+def _translated(error: Exception) -> ModelError:
+    """What torch and diffusers raise, as the caller sees it."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return ModelError("the GPU ran out of memory: ask for a smaller size")
+    sick = isinstance(error, torch.AcceleratorError) or str(error).startswith(DEVICE_FAILURES)
+    return ModelError("the model failed", retryable=sick, refresh_worker=sick)
 
 
 def _give_back(error: BaseException) -> None:
-    """Return the memory of the frames that failed: their tensors live as long as the traceback does."""
-    traceback.clear_frames(error.__traceback__)
+    """Free what a failed edit held: its frames live as long as the traceback, of which only the text is kept."""
+    error.add_note("".join(traceback.format_exception(error)))
+    error.__traceback__ = None
     gc.collect()
-    torch.cuda.empty_cache()
+    if torch.cuda.is_available():
+        with contextlib.suppress(RuntimeError):  # of a device that has failed
+            torch.cuda.empty_cache()

@@ -22,9 +22,6 @@ from diffusers import (
 
 from qwen_worker.schema import SchedulerName
 
-# A solver in log-SNR cannot start at sigma 1, where the signal is exactly zero.
-ALMOST_ONE = 1 - 1e-6
-
 
 class _FlowSchedule:
     """Mixin: the sigmas of a FlowMatchEuler configuration, one step per sigma."""
@@ -50,7 +47,7 @@ class _LogSNR(_FlowSchedule):
     """Multistep solvers that work in log-SNR."""
 
     def _laid_out(self, timesteps: torch.Tensor, sigmas: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return timesteps, sigmas.clamp(max=ALMOST_ONE).cpu()
+        return timesteps, sigmas.cpu()
 
 
 class _UniPC(_LogSNR, UniPCMultistepScheduler):  # type: ignore[misc]

@@ -83,6 +83,7 @@ def test_without_guidance_the_negative_prompt_says_nothing(editor: Editor, model
     assert (one_pass, len(passes)) == (3, 6)
 
 
+@pytest.mark.filterwarnings("ignore:invalid value encountered in divide")
 def test_a_single_step_makes_no_picture(editor: Editor) -> None:
     """With the shipped schedule; so the least that a request may ask for is two."""
     single = ask().model_copy(update={"num_inference_steps": 1})
@@ -90,6 +91,16 @@ def test_a_single_step_makes_no_picture(editor: Editor) -> None:
         editor.edit(single, [photo()], threading.Event())
 
     assert schema.MIN_STEPS == 2
+
+
+def test_fresh_noise_comes_from_the_seed_and_is_not_the_start_noise(editor: Editor, model: Model) -> None:
+    """Else two seeds would share it, or the first step would add what is there already."""
+    drawn = []
+    for seed in (1, 2):
+        edit(editor, scheduler="EulerAncestral", seed=seed)
+        drawn.append(model.pipeline.scheduler.generator.initial_seed())
+
+    assert len({*drawn, 1, 2}) == 4
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
@@ -240,10 +251,11 @@ def test_memory_of_a_failed_edit_is_given_back(editor: Editor, model: Model) -> 
     hook = model.pipeline.transformer.register_forward_pre_hook(fail, with_kwargs=True)
     gc.disable()  # so that only what the editor does counts
     try:
-        with pytest.raises(ModelError):
+        with pytest.raises(ModelError) as caught:
             edit(editor)
         assert latents
         assert latents[0]() is None
+        assert caught.value.__cause__
     finally:
         gc.enable()
         hook.remove()
