@@ -13,7 +13,7 @@ from typing import Any
 os.environ.setdefault("RUNPOD_LOG_LEVEL", "INFO")
 
 import runpod
-from runpod.serverless.modules.rp_logger import RunPodLogger
+from runpod.serverless.modules.rp_logger import LOG_LEVELS, RunPodLogger
 
 from qwen_worker import log as job_log
 from qwen_worker.job import Answer
@@ -47,6 +47,13 @@ async def _shown(job: dict[str, Any]) -> dict[str, Any]:
     return answer.on_the_wire()
 
 
+def _log(logger: Any, message: Any, message_level: str = "INFO", job_id: str | None = None) -> None:
+    """RunPodLogger.log into our stream, filtered as there."""
+    least = LOG_LEVELS.index(logger.level)
+    if logger.level != "NOTSET" and (message_level == "TIP" or LOG_LEVELS.index(message_level) >= least):
+        job_log.from_runpod(message, message_level, job_id)
+
+
 def _runs_one_job() -> bool:
     """Whether the SDK will do one job from the command line or from test_input.json, and end."""
     given = any(argument.startswith("--test_input") for argument in sys.argv)
@@ -56,7 +63,7 @@ def _runs_one_job() -> bool:
 
 def main() -> None:
     """Start the worker. What stops it from working is raised here, logged as JSON, and ends in exit code 1."""
-    RunPodLogger.log = lambda _, message, level="INFO", job_id=None: job_log.from_runpod(message, level, job_id)
+    RunPodLogger.log = _log
     job_log.setup("INFO")
     job_log.setup(settings().log_level, settings().secrets)
     worker()

@@ -78,7 +78,7 @@ def run(tell: Progress) -> tuple[dict[str, Any], Image.Image]:
             raise RuntimeError(f"the job is {job['status']}: {job.get('error')}")
         result = job["output"]["result"]
         tell("opening the link")
-        answer = requests.get(result["presigned_url"], timeout=30)
+        answer = stack.session.get(result["presigned_url"], timeout=30)
         digest = hashlib.sha256(answer.content).hexdigest()
         if answer.status_code != requests.codes.ok or digest != result["meta"]["output"]["sha256"]:
             raise RuntimeError(f"the link answers {answer.status_code} with {len(answer.content)} bytes")

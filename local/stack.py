@@ -46,6 +46,9 @@ class Stack:
         self.bucket = LocalBucket(folder / "bucket")
         self.host = ImageHost()
         self.api = LocalRunPod()
+        # Local parts are reached directly, whatever proxy this shell uses.
+        self.session = requests.Session()
+        self.session.trust_env = False
         self.process: subprocess.Popen[str] | None = None
         self._model = model or folder / "model"
         self._more = more or {}
@@ -133,7 +136,7 @@ class Stack:
         return self._call("POST", f"cancel/{job_id}")
 
     def _call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
-        response = requests.request(
+        response = self.session.request(
             method,
             f"{self.api.base_url}/{ENDPOINT}/{path}",
             headers={"Authorization": f"Bearer {KEY}"},

@@ -49,9 +49,14 @@ class ImageHost:
 
         self._server = _Server(("127.0.0.1", 0), Handler)
 
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return self._server.server_port
+
     def url(self, target: str) -> str:
         """The address of a path."""
-        return f"http://127.0.0.1:{self._server.server_port}{target}"
+        return f"http://127.0.0.1:{self.port}{target}"
 
     def put(self, target: str, body: bytes, **headers: str) -> str:
         """Serve a file at a path, and return its address."""

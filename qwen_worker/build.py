@@ -24,11 +24,17 @@ def build(settings: Settings) -> Jobs:
         qwen_worker.model.load.LoadError: the model cannot be loaded.
         qwen_worker.errors.ModelError: the model does not work.
     """
+    return assemble(settings, build_editor(settings))
+
+
+def assemble(settings: Settings, editor: Editor) -> Jobs:
+    """Put a worker together around a loaded model."""
     bucket = build_bucket(settings)
     service = Service(
         build_sources(settings, bucket),
-        build_editor(settings),
+        editor,
         bucket,
+        # For each job on its way: fetch or store, and keep the source.
         io=ThreadPoolExecutor(4 * (1 + settings.prefetch), thread_name_prefix="io"),
         gpu=ThreadPoolExecutor(1, thread_name_prefix="gpu"),
         max_pixels=settings.max_image_pixels,
@@ -48,6 +54,7 @@ def build_bucket(settings: Settings) -> Bucket:
         prefix=settings.s3_object_prefix,
         timeout_s=settings.timeout_seconds,
         expires_s=settings.presign_expiry,
+        ca_file=settings.ca_file,
     )
 
 
@@ -57,6 +64,7 @@ def build_sources(settings: Settings, bucket: Bucket) -> Sources:
         max_bytes=settings.max_image_bytes,
         timeout_s=settings.timeout_seconds,
         private=settings.allowed_private_networks,
+        ca_file=settings.ca_file,
     )
     return Sources(fetcher, SourceCache(bucket))
 
@@ -66,7 +74,7 @@ def build_editor(settings: Settings) -> Editor:
     begin = time.perf_counter()
     model = load(
         settings.model_id,
-        settings.revision,
+        settings.model_revision,
         token=settings.hf_token.get_secret_value(),
         cache=settings.hub_cache,
         allow_cpu=settings.allow_cpu,

@@ -6,20 +6,27 @@ shuts the sockets themselves. Connections made by `Watched` classes report to th
     with Deadline(10) as deadline:
         requests.get(...)      # ends after 10 s at the latest,
         deadline.check()       # with TimeoutError if it was cut off
+
+Inside `cut_when_cancelled` a cancelled task takes the deadlines of its threads along.
 """
 
+import asyncio
 import contextlib
 import contextvars
+import os
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Self
 
+import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 _current: contextvars.ContextVar["Deadline | None"] = contextvars.ContextVar("deadline", default=None)
+_of_task: contextvars.ContextVar["set[Deadline] | None"] = contextvars.ContextVar("deadlines", default=None)
 
 
 class Deadline:
@@ -29,12 +36,16 @@ class Deadline:
         self.seconds = seconds
         self._handles: list[socket.socket] = []
         self._lock = threading.Lock()
-        self._timer = threading.Timer(seconds, self._shut)
+        self._cut = threading.Event()
+        self._timer = threading.Timer(seconds, self.cut)
         self._timer.daemon = True
 
     def __enter__(self) -> Self:
         self._end = time.monotonic() + self.seconds
         self._token = _current.set(self)
+        self._siblings = _of_task.get()
+        if self._siblings is not None:
+            self._siblings.add(self)
         self._timer.start()
         return self
 
@@ -43,6 +54,8 @@ class Deadline:
     ) -> None:
         self._timer.cancel()
         _current.reset(self._token)
+        if self._siblings is not None:
+            self._siblings.discard(self)
         with self._lock:
             for handle in self._handles:
                 handle.close()
@@ -51,7 +64,7 @@ class Deadline:
     @property
     def left(self) -> float:
         """Seconds until the end, never below zero."""
-        return max(0.0, self._end - time.monotonic())
+        return 0.0 if self._cut.is_set() else max(0.0, self._end - time.monotonic())
 
     @property
     def passed(self) -> bool:
@@ -67,18 +80,32 @@ class Deadline:
         if self.passed:
             raise TimeoutError(f"deadline of {self.seconds} s passed")
 
+    def wait(self, seconds: float) -> None:
+        """Sleep, but not beyond the end.
+
+        Raises:
+            TimeoutError: the time is up.
+        """
+        self._cut.wait(min(seconds, self.left))
+        self.check()
+
     def guard(self, connection: socket.socket) -> None:
         """Shut this connection when the time is up.
 
         Raises:
             TimeoutError: it is up already.
         """
-        self.check()
-        # A second handle of the same connection: it survives the wrapping in TLS.
+        # A second handle of the same connection; by its number, since a TLS socket refuses to be duplicated.
+        number = os.dup(connection.fileno())
+        handle = socket.socket(connection.family, connection.type, connection.proto, fileno=number)
         with self._lock:
-            self._handles.append(connection.dup())
+            self._handles.append(handle)
+        # After the handle is known: else the timer could run in between, and never see it.
+        self.check()
 
-    def _shut(self) -> None:
+    def cut(self) -> None:
+        """End it now."""
+        self._cut.set()
         with self._lock:
             for handle in self._handles:
                 with contextlib.suppress(OSError):
@@ -90,15 +117,49 @@ def current() -> Deadline | None:
     return _current.get()
 
 
+@contextlib.contextmanager
+def cut_when_cancelled() -> Iterator[None]:
+    """When the task inside is cancelled, end the deadlines of threads that run in copies of its context."""
+    running: set[Deadline] = set()
+    token = _of_task.set(running)
+    try:
+        yield
+    except asyncio.CancelledError:
+        for deadline in list(running):
+            deadline.cut()
+        raise
+    finally:
+        _of_task.reset(token)
+
+
+class Patience(urllib3.Retry):
+    """Retries whose pauses, even those that a server asks for, end with the thread's deadline."""
+
+    def sleep(self, response: urllib3.BaseHTTPResponse | None = None) -> None:
+        """As urllib3.Retry.sleep."""
+        asked = self.get_retry_after(response) if response else None
+        if deadline := current():
+            deadline.wait(asked or self.get_backoff_time())
+
+
 class Watched:
     """Mixin of urllib3 connections: each request, on a new socket or a kept one, obeys the thread's deadline."""
 
     sock: socket.socket | None
+    timeout: float | None
 
     def _new_conn(self) -> socket.socket:
+        deadline = current()
+        if deadline:
+            deadline.check()
+            self.timeout = min(self.timeout or deadline.left, deadline.left)
         sock: socket.socket = super()._new_conn()  # type: ignore[misc]
-        if deadline := current():
-            deadline.guard(sock)
+        if deadline:
+            try:
+                deadline.guard(sock)
+            except TimeoutError:
+                sock.close()
+                raise
         return sock
 
     def putrequest(self, *args: Any, **options: Any) -> None:

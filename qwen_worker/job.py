@@ -8,6 +8,7 @@ from typing import Any
 
 from qwen_worker import log as job_log
 from qwen_worker import schema
+from qwen_worker.deadlines import cut_when_cancelled
 from qwen_worker.errors import BadInput, DownloadFailed, ModelError, StorageError, WorkerError
 from qwen_worker.service import Service
 from qwen_worker.stopwatch import Stopwatch
@@ -76,7 +77,8 @@ class Jobs:
     async def _success(self, job: dict[str, Any], job_id: str, watch: Stopwatch) -> Answer:
         request = schema.parse(job.get("input"), job_id=job_id, max_steps=self._max_steps)
         job_log.hide(*request.images, request.prompt, request.negative_prompt)
-        result = await self._service.edit(request, job_id, watch)
+        with cut_when_cancelled():
+            result = await self._service.edit(request, job_id, watch)
         body = result.model_dump(mode="json", by_alias=True)
         log.info(
             "job done",

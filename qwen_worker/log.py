@@ -12,10 +12,11 @@ from typing import Any, TextIO
 
 from pythonjsonlogger.json import JsonFormatter
 
-#: ?name=value..., of an address or of a request target, up to what may end it in JSON text
-_QUERY = re.compile(r"""\?[\w.%~+-]+=[^\s"'\\<>)]*""")
-_USER = re.compile(r"""(?<=://)[^\s/?#"'\\<>@]+@""")
-MIN_HIDDEN = 8  # shorter texts of a job stand in other words by chance: "edit"
+#: what follows the question mark of an address or of a request target, up to white space
+_QUERY = re.compile(r"(/[^\s?]*)\?\S+")
+_USER = re.compile(r"(?<=://)[^\s/?#@]+@")
+HIDDEN = "[hidden]"
+MIN_HIDDEN = 3  # shorter texts stand in every line by chance
 
 _job: contextvars.ContextVar[str | None] = contextvars.ContextVar("job", default=None)
 _hidden: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("hidden", default=())
@@ -34,8 +35,9 @@ def job_context(job_id: str) -> Iterator[None]:
 
 
 def hide(*texts: str) -> None:
-    """Keep these texts of the current job out of every line, whoever logs it."""
-    _hidden.set((*_hidden.get(), *texts))
+    """Keep these texts of the current job, as they are or quoted, out of whatever foreign code says."""
+    forms = (form for text in texts for form in (text, repr(text)[1:-1], json.dumps(text)[1:-1]))
+    _hidden.set((*_hidden.get(), *(form for form in forms if len(form) >= MIN_HIDDEN)))
 
 
 class Formatter(JsonFormatter):
@@ -55,13 +57,27 @@ class Formatter(JsonFormatter):
         if job_id:
             # The name that RunPod's console groups lines by.
             record.job_id = record.requestId = job_id
-        return self._scrub(super().format(record))
+        return super().format(record)
 
-    def _scrub(self, line: str) -> str:
-        for text in (*self._secrets, *(text for text in _hidden.get() if len(text) >= MIN_HIDDEN)):
-            for form in (json.dumps(text)[1:-1], text):
-                line = line.replace(form, "[hidden]")
-        return _USER.sub("", _QUERY.sub("?[hidden]", line))
+    def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
+        """The fields, scrubbed: before they are JSON, so that nothing hidden can break a line or blank a key."""
+        # Our own lines name no text of a job; what foreign code says, and every traceback, may.
+        ours = str(log_data.get("logger", "")).startswith("qwen_worker")
+        return {
+            key: self._scrub(value, self._secrets if ours and key != "exception" else (*self._secrets, *_hidden.get()))
+            for key, value in super().process_log_record(log_data).items()
+        }
+
+    def _scrub(self, value: Any, texts: tuple[str, ...]) -> Any:
+        if isinstance(value, dict):
+            return {key: self._scrub(item, texts) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._scrub(item, texts) for item in value]
+        if not isinstance(value, str):
+            return value
+        for text in texts:
+            value = value.replace(text, HIDDEN)
+        return _USER.sub("", _QUERY.sub(rf"\1?{HIDDEN}", value))
 
 
 class _Lines:
@@ -94,8 +110,9 @@ def setup(level: str, secrets: tuple[str, ...] = (), stream: TextIO | None = Non
     handler.setFormatter(Formatter(secrets))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.captureWarnings(capture=True)
-    for chatty in ("urllib3", "httpx", "huggingface_hub", "PIL", "asyncio", "filelock"):
+    for chatty in ("urllib3", "httpx", "httpx2", "httpcore2", "huggingface_hub", "PIL", "asyncio", "filelock"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLevelName(level)))
+    logging.getLogger("runpod").setLevel(logging.DEBUG)  # RUNPOD_LOG_LEVEL has been obeyed before it gets here
     sys.stdout = _Lines(stream)
     sys.excepthook = _log_uncaught
 

@@ -6,10 +6,10 @@ the same request understood: every default filled in, every alias resolved. Noth
 
 import hashlib
 import re
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from qwen_worker.errors import BadInput
@@ -23,6 +23,8 @@ Size = tuple[int, int]
 MIN_STEPS = 2
 MAX_PROBLEMS = 20
 MAX_URL_LENGTH = 8192
+URL_PATTERN = r"^[Hh][Tt][Tt][Pp][Ss]?://[^\x00-\x20\x7f\\]+$"
+DEFAULT_CFG_SCALE = 4.0
 
 Frozen = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 Side = Annotated[int, Field(ge=256, le=2048)]
@@ -32,11 +34,14 @@ Scale = Annotated[float, Field(ge=1, le=20)]
 class EditInput(BaseModel):
     """The `input` of a job. Unknown fields are refused; null is the same as leaving a field out."""
 
-    model_config = Frozen
+    model_config = Frozen | ConfigDict(
+        json_schema_extra={"dependentRequired": {"width": ["height"], "height": ["width"]}}
+    )
 
     image_url: str = Field(
         description="http or https address of the picture to edit, used byte for byte",
         max_length=MAX_URL_LENGTH,
+        json_schema_extra={"pattern": URL_PATTERN},
         examples=["https://example.com/photo.jpg"],
     )
     prompt: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2000)] = Field(
@@ -47,10 +52,14 @@ class EditInput(BaseModel):
         None, description="same seed and request, same bytes; default: drawn from the job id", ge=0, lt=2**32
     )
     num_inference_steps: int = Field(
-        30, description="denoising steps, 2 or more; above MAX_INFERENCE_STEPS (50) is clamped, with a warning", ge=1
+        30,
+        description="denoising steps, 2 or more; above MAX_INFERENCE_STEPS (50) is clamped, with a warning",
+        ge=MIN_STEPS,
     )
-    true_cfg_scale: Scale = Field(
-        4.0, description="classifier-free guidance, 1 to 20: strength of prompt over negative prompt; 1 turns it off"
+    true_cfg_scale: Scale | None = Field(
+        None,
+        description="classifier-free guidance, 1 to 20: strength of prompt over negative prompt; 1 turns it off; "
+        "default 4.0",
     )
     guidance_scale: Scale | None = Field(None, description="alias of true_cfg_scale, taken with a warning")
     scheduler: SchedulerName = Field("FlowMatchEuler", description="sampler of the denoising steps")
@@ -61,7 +70,7 @@ class EditInput(BaseModel):
         description="pixels, 256 to 2048, together with height, rounded down to the model's grid; "
         "default: the source's aspect at about one megapixel",
     )
-    height: Side | None = Field(None, description="pixels, as width")
+    height: Side | None = Field(None, description="pixels, as width", validate_default=True)
 
     @field_validator("image_url")
     @classmethod
@@ -70,30 +79,29 @@ class EditInput(BaseModel):
             raise PydanticCustomError("url", "{problem}", {"problem": problem})
         return url
 
-    @field_validator("num_inference_steps")
+    @field_validator("num_inference_steps", mode="before")
     @classmethod
-    def _enough_steps(cls, steps: int) -> int:
-        if steps < MIN_STEPS:
+    def _enough_steps(cls, steps: object) -> object:
+        if isinstance(steps, int) and steps < MIN_STEPS:
             raise PydanticCustomError(
                 "steps", "must be 2 or more: with a single step the model's sigma schedule divides by zero"
             )
         return steps
 
-    @model_validator(mode="after")
-    def _both_sides(self) -> Self:
-        if (self.width is None) != (self.height is None):
-            raise PydanticCustomError("size", "width and height go together: give both or neither")
-        return self
+    @field_validator("guidance_scale")
+    @classmethod
+    def _one_scale(cls, scale: float | None, info: ValidationInfo) -> float | None:
+        if info.data.get("true_cfg_scale") not in {None, scale}:
+            raise PydanticCustomError("scale", "is an alias of true_cfg_scale and says something else: leave it out")
+        return scale
 
-    @model_validator(mode="after")
-    def _one_scale(self) -> Self:
-        explicit = "true_cfg_scale" in self.model_fields_set
-        if explicit and self.guidance_scale not in {None, self.true_cfg_scale}:
-            raise PydanticCustomError(
-                "scale",
-                "guidance_scale is an alias of true_cfg_scale and says something else: give true_cfg_scale only",
-            )
-        return self
+    @field_validator("height")
+    @classmethod
+    def _both_sides(cls, height: int | None, info: ValidationInfo) -> int | None:
+        # A width that is refused itself is not in the data.
+        if "width" in info.data and (info.data["width"] is None) != (height is None):
+            raise PydanticCustomError("size", "goes together with width: give both or neither")
+        return height
 
 
 class EditRequest(BaseModel):
@@ -195,7 +203,7 @@ def parse(raw: object, *, job_id: str, max_steps: int) -> EditRequest:
 
 def _understand(said: EditInput, job_id: str, max_steps: int) -> EditRequest:
     warnings = []
-    scale = said.true_cfg_scale
+    scale = DEFAULT_CFG_SCALE if said.true_cfg_scale is None else said.true_cfg_scale
     if said.guidance_scale is not None:
         scale = said.guidance_scale
         warnings.append("guidance_scale does nothing in this model: it was taken as true_cfg_scale")
@@ -247,5 +255,10 @@ def _bad_input(error: ValidationError) -> BadInput:
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema of a job's `input`."""
-    return EditInput.model_json_schema()
+    """The JSON Schema of a job's `input`; null is accepted wherever a field may be left out."""
+    said = EditInput.model_json_schema()
+    for name, field in said["properties"].items():
+        if name not in said["required"] and "anyOf" not in field:
+            rule = {key: field.pop(key) for key in list(field) if key not in {"title", "description", "default"}}
+            field["anyOf"] = [rule, {"type": "null"}]
+    return said

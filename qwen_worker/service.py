@@ -3,10 +3,11 @@
 import asyncio
 import contextvars
 import hashlib
+import logging
 import re
 import threading
 from collections.abc import Callable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from typing import Protocol, TypeVar
 
 from PIL.Image import Image
@@ -19,6 +20,7 @@ from qwen_worker.stopwatch import Stopwatch
 from qwen_worker.storage import Bucket
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 
 class Editor(Protocol):
@@ -67,8 +69,10 @@ class Service:
         watch.begin("decode")
         pictures = await asyncio.gather(*(self._off(self._decode, source) for source in sources))
         self._editor.check(request, tuple(picture.image.size for picture in pictures))
-        # Only what decodes is worth keeping; it is written while the GPU works.
-        kept = asyncio.gather(*(self._off(self._keep, *pair) for pair in zip(sources, pictures, strict=True)))
+        # Only what decodes is worth keeping. It is written while the GPU works, and no job waits for it.
+        for source, picture in zip(sources, pictures, strict=True):
+            keeping = self._io.submit(contextvars.copy_context().run, self._keep, source, picture)
+            keeping.add_done_callback(_tell_failure)
         image = await self._on_gpu(request, tuple(picture.image for picture in pictures), watch)
         watch.begin("encode")
         encoded = await self._off(encode, image, request.output_format, request.output_quality)
@@ -76,7 +80,6 @@ class Service:
         key = object_key(request.digest(tuple(source.sha256 for source in sources)), job_id, encoded.extension)
         full_key = await self._off(self._bucket.put, key, encoded.data, encoded.content_type)
         link = self._bucket.presign(full_key)
-        await kept
         return EditResult(
             presigned_url=link,
             bucket=self._bucket.name,
@@ -140,6 +143,11 @@ class Service:
             output=_picture(image, request.output_format, encoded.sha256),
             timings_ms=Timings.model_validate(watch.milliseconds()),
         )
+
+
+def _tell_failure(done: Future[None]) -> None:
+    if error := done.exception():
+        log.error("source could not be cached", exc_info=error)
 
 
 def object_key(request_digest: str, job_id: str, extension: str) -> str:

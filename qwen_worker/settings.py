@@ -3,10 +3,19 @@
 import re
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    FilePath,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from qwen_worker.models import DEFAULT_MODEL, REVISIONS
@@ -25,15 +34,25 @@ class SettingsError(Exception):
         self.problems = problems
 
 
-def _host(endpoint: str) -> str:
-    parts = urlsplit(endpoint if "://" in endpoint else f"//{endpoint}")
-    if not parts.hostname or parts.path.strip("/") or parts.query or parts.username:
-        raise ValueError("must be host[:port], as in s3.us-west-004.backblazeb2.com")
-    return endpoint.rstrip("/")
+def _endpoint(said: str) -> str:
+    wrong = ValueError("must be host[:port], as in s3.us-west-004.backblazeb2.com")
+    scheme, separator, rest = said.rpartition("://")
+    try:
+        parts = urlsplit(f"//{rest}")
+        port = parts.port
+    except ValueError:
+        raise wrong from None
+    host = f"{parts.hostname}:{port}" if port else str(parts.hostname)
+    if rest.rstrip("/").lower() != host or not re.fullmatch(r"[a-z0-9.:\[\]-]+", host):
+        raise wrong
+    return f"{scheme.lower()}{separator}{host}"
 
 
 def _networks(value: Any) -> Any:
     return [ip_network(part.strip()) for part in value.split(",")] if isinstance(value, str) else value
+
+
+Secret = Annotated[SecretStr, BeforeValidator(lambda said: said.strip() if isinstance(said, str) else said)]
 
 
 def volume_home(volume: Path) -> Path | None:
@@ -48,16 +67,20 @@ class Settings(BaseSettings):
         env_file=".env", env_file_encoding="utf-8", env_ignore_empty=True, extra="ignore", frozen=True
     )
 
-    s3_endpoint: Annotated[str, AfterValidator(_host)] = Field(
+    s3_endpoint: Annotated[str, AfterValidator(_endpoint)] = Field(
         description="the bucket's S3 endpoint, host[:port]; https:// in front is accepted"
     )
-    s3_access_key: SecretStr = Field(description="Backblaze key id")
-    s3_secret_key: SecretStr = Field(description="Backblaze application key")
-    s3_bucket: str = Field(description="bucket for cached sources and results", min_length=3, max_length=63)
+    s3_access_key: Secret = Field(description="Backblaze key id")
+    s3_secret_key: Secret = Field(description="Backblaze application key")
+    s3_bucket: str = Field(
+        description="bucket for cached sources and results", pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$"
+    )
     s3_region: str = Field("us-west-000", description="the bucket's region, as in its endpoint", min_length=1)
-    s3_secure: bool = Field(True, description="https to the bucket; false only for a bucket on your own network")
+    s3_secure: bool = Field(
+        True, description="https to the bucket; false only for a bucket on your own network", validate_default=True
+    )
     s3_object_prefix: str = Field(
-        "qwen-image-edit/", description="put before every object key", pattern=r"^([A-Za-z0-9._-]+/)*$"
+        "qwen-image-edit/", description="put before every object key", pattern=r"^([A-Za-z0-9_-][A-Za-z0-9._-]*/)*$"
     )
     presign_expiry: int = Field(86400, description="life of a result's link in seconds, 1 to 604800", ge=1, le=604800)
     max_image_bytes: int = Field(26214400, description="largest source in bytes", ge=1)
@@ -73,13 +96,18 @@ class Settings(BaseSettings):
         DEFAULT_MODEL, description="repository on the Hugging Face Hub, or a local folder", min_length=1
     )
     model_revision: str = Field(
-        "", description="commit of the repository, 40 hex digits; default: the pinned one of a known model"
+        "",
+        description="commit of the repository, 40 hex digits; default: the pinned one of a known model",
+        validate_default=True,
     )
-    hf_token: SecretStr = Field(SecretStr(""), description="Hugging Face token, for private repositories")
+    hf_token: Secret = Field(SecretStr(""), description="Hugging Face token, for private repositories")
     hf_home: Path | None = Field(
         None,
         description="where models are kept; default: `/runpod-volume/huggingface-cache` when a volume is mounted, "
         "else the library's own",
+    )
+    ssl_cert_file: FilePath | None = Field(
+        None, description="certificates of the authorities to trust, PEM; default: the public ones"
     )
     allow_cpu: bool = Field(False, description="run without CUDA: for tests and the demo only")
     allowed_private_networks: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_networks)] = Field(
@@ -89,18 +117,25 @@ class Settings(BaseSettings):
     warmup: bool = Field(True, description="one small edit before the first job is taken")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least severe line logged")
 
-    @model_validator(mode="after")
-    def _one_scheme(self) -> Self:
-        scheme, separator, _ = self.s3_endpoint.rpartition("://")
-        if separator and scheme != ("https" if self.s3_secure else "http"):
-            raise ValueError(f"S3_ENDPOINT says {scheme}:// but S3_SECURE is {str(self.s3_secure).lower()}")
-        return self
+    @field_validator("s3_secure")
+    @classmethod
+    def _one_scheme(cls, secure: bool, info: ValidationInfo) -> bool:  # noqa: FBT001 - pydantic's signature
+        scheme, separator, _ = info.data.get("s3_endpoint", "").rpartition("://")
+        if separator and scheme != ("https" if secure else "http"):
+            raise ValueError(f"is {str(secure).lower()}, but S3_ENDPOINT says {scheme}://")
+        return secure
 
-    @model_validator(mode="after")
-    def _pinned(self) -> Self:
-        if not self.is_local_model and not re.fullmatch("[0-9a-f]{40}", self.revision):
-            raise ValueError(f"MODEL_REVISION must name a commit of {self.model_id} by its 40 hex digits")
-        return self
+    @field_validator("model_revision")
+    @classmethod
+    def _pinned(cls, revision: str, info: ValidationInfo) -> str:
+        """Fill in the pinned commit of a known model; a folder has none."""
+        model = info.data.get("model_id", "")
+        if Path(model).is_dir():
+            return LOCAL_REVISION
+        revision = revision or REVISIONS.get(model, "")
+        if not re.fullmatch("[0-9a-f]{40}", revision):
+            raise ValueError(f"must name a commit of {model} by its 40 hex digits")
+        return revision
 
     @property
     def s3_host(self) -> str:
@@ -108,14 +143,9 @@ class Settings(BaseSettings):
         return self.s3_endpoint.rpartition("://")[2]
 
     @property
-    def is_local_model(self) -> bool:
-        """Whether MODEL_ID is a folder of this machine."""
-        return Path(self.model_id).is_dir()
-
-    @property
-    def revision(self) -> str:
-        """The commit that is loaded, or `local` for a folder."""
-        return LOCAL_REVISION if self.is_local_model else self.model_revision or REVISIONS.get(self.model_id, "")
+    def ca_file(self) -> str | None:
+        """As the HTTP libraries want it."""
+        return str(self.ssl_cert_file) if self.ssl_cert_file else None
 
     @property
     def hub_cache(self) -> Path | None:

@@ -13,13 +13,13 @@ import urllib3
 from minio import Minio
 from minio.error import MinioException, S3Error
 
-from qwen_worker.deadlines import WATCHED_POOLS, Deadline
+from qwen_worker.deadlines import WATCHED_POOLS, Deadline, Patience
 from qwen_worker.errors import StorageError
 
 DIGEST = "sha256"  # x-amz-meta-sha256
 # Above it minio-py splits an upload into parts: more requests, none of them retried, leftovers after a crash.
 SINGLE_PART = 5 * 1024**3
-RETRIES = urllib3.Retry(
+RETRIES = Patience(
     total=3, backoff_factor=0.2, status_forcelist=[408, 429, 500, 502, 503, 504], redirect=0, raise_on_status=False
 )
 PERMANENT = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "NoSuchBucket"}
@@ -49,6 +49,7 @@ class Bucket:
         prefix: str,
         timeout_s: float,
         expires_s: int,
+        ca_file: str | None = None,
     ) -> None:
         self.name = name
         self.prefix = prefix
@@ -59,7 +60,7 @@ class Bucket:
             timeout=urllib3.Timeout(connect=5, read=30),
             retries=RETRIES,
             cert_reqs="CERT_REQUIRED",
-            ca_certs=certifi.where(),
+            ca_certs=ca_file or certifi.where(),
         )
         http.pool_classes_by_scheme = WATCHED_POOLS
         # With its region the client never asks the server for it, and presigning needs no network.

@@ -8,11 +8,14 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"
 # And before huggingface_hub is: no test may ask the Hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Local parts are reached directly, whatever proxy this shell uses.
+os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1"
 
 import pytest
 
 from local import tiny_model
 from local.bucket import LocalBucket
+from local.tls import Authority
 from local.web import ImageHost
 
 
@@ -40,6 +43,12 @@ def own_bucket(tmp_path: Path) -> Iterator[LocalBucket]:
     """A bucket of this test alone."""
     with LocalBucket(tmp_path / "s3") as bucket:
         yield bucket
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """Who signs the certificates of tests."""
+    return Authority(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture

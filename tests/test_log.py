@@ -48,24 +48,56 @@ def test_a_line_is_one_json_object_with_the_jobs_id(stream: io.StringIO) -> None
         ("the key is s3cret/key.", "s3cret"),
         ("GET https://host/a.jpg?X-Amz-Signature=abc%2F&b=c (failed)", "Signature"),
         ("Max retries exceeded with url: /a.jpg?token=abc (Caused by", "token"),
+        ("Max retries exceeded with url: /a?&token=abc (Caused by", "token"),
+        ("with url: /a?abc (Caused by", "abc"),
+        ("with url: /a?v1;sig=abc", "sig"),
+        ("with url: /a?x=1)token<b>", "token"),
+        ("https://host?token=abc", "token"),
         ("https://user:pa55@host/a", "pa55"),
-        ('prompt was a naïve "quoted" wish', "quoted"),
     ],
 )
-def test_no_secret_no_query_and_no_prompt_is_logged(stream: io.StringIO, said: str, secret: str) -> None:
-    """Not in a message, not in a field, not in a traceback."""
+@pytest.mark.parametrize("logger", ["urllib3", "qwen_worker.job"])
+def test_no_secret_and_no_query_is_logged(stream: io.StringIO, logger: str, said: str, secret: str) -> None:
+    """Not in a message, not in a field, not in a traceback; not by us and not by others."""
     with job_log.job_context("job-1"):
-        job_log.hide('a naïve "quoted" wish')
-        logging.getLogger("x").debug("%s", said)
-        logging.getLogger("x").info("field", extra={"field": {"deep": [said]}})
+        logging.getLogger(logger).warning("%s", said)
+        logging.getLogger(logger).warning("field", extra={"field": {"deep": [said]}})
         try:
             raise ValueError(said)
         except ValueError:
-            logging.getLogger("x").exception("failed")
+            logging.getLogger(logger).exception("failed")
 
     assert len(lines(stream)) == 3
     assert secret not in stream.getvalue()
-    assert "hidden" in stream.getvalue() or "https://host/a" in stream.getvalue()
+
+
+@pytest.mark.parametrize("prompt", ['a naïve "quoted" wish', "two\nlines", "edit", '"level":', "back\\slash", "日本語"])
+def test_no_prompt_is_logged(stream: io.StringIO, prompt: str) -> None:
+    """Foreign code puts its arguments into what it raises and says, as they are or quoted."""
+    with job_log.job_context("job-1"):
+        job_log.hide(prompt)
+        for text in (prompt, repr(prompt), json.dumps(prompt)):
+            logging.getLogger("foreign").warning("cannot encode <%s>", text)
+            try:
+                raise ValueError(f"bad <{text}>")
+            except ValueError:
+                logging.getLogger("qwen_worker.job").exception("job failed")
+
+    said = [line.get("exception", line["message"]) for line in lines(stream)]
+    assert len(said) == 6
+    assert all("[hidden]" in text and f"<{prompt}>" not in text for text in said)
+
+
+@pytest.mark.parametrize("prompt", ["requestId", "job failed", '"level": "', "edit", "{", "timings_ms"])
+def test_a_prompt_cannot_change_our_own_lines(stream: io.StringIO, prompt: str) -> None:
+    """Neither their keys nor what we say."""
+    with job_log.job_context("job-1"):
+        job_log.hide(prompt)
+        logging.getLogger("qwen_worker.job").warning("job failed", extra={"timings_ms": {"edit": 1.5}})
+
+    (line,) = lines(stream)
+    assert (line["message"], line["requestId"], line["level"]) == ("job failed", "job-1", "WARNING")
+    assert line["timings_ms"] == {"edit": 1.5}
 
 
 def test_what_others_print_stays_in_the_stream(stream: io.StringIO) -> None:
@@ -82,8 +114,10 @@ def test_runpods_lines_lose_their_payload(stream: io.StringIO) -> None:
     job_log.from_runpod("Handler output: {'output': {'presigned_url': 'x'}}", "DEBUG", "job-2")
     job_log.from_runpod("Started.", "INFO", "job-2")
     job_log.from_runpod("odd", "WARN")
+    job_log.setup("ERROR", stream=stream)
+    job_log.from_runpod("SDK's level is its own", "DEBUG")
 
-    output, started, odd = lines(stream)
+    output, started, odd, _ = lines(stream)
     assert output["message"] == "Handler output: {…}"
     assert (started["message"], started["requestId"], started["level"]) == ("Started.", "job-2", "INFO")
     assert odd["level"] == "WARNING"

@@ -55,14 +55,17 @@ def test_every_problem_is_named_in_one_answer() -> None:
             "output_format": "gif",
             "output_quality": 0,
             "width": 100,
+            "height": 100,
             "steps": 20,
         }
     )
+    crossed = problems({"image_url": "", "prompt": "", "true_cfg_scale": 4, "guidance_scale": 5, "width": 512})
 
     assert set(found) == {
         "image_url", "prompt", "seed", "num_inference_steps", "true_cfg_scale", "scheduler", "output_format",
-        "output_quality", "width", "steps",
+        "output_quality", "width", "height", "steps",
     }  # fmt: skip
+    assert set(crossed) == {"image_url", "prompt", "guidance_scale", "height"}
     assert "'FlowMatchEuler', 'UniPCMultistep', 'DPMSolverMultistep', 'FlowMatchHeun'" in found["scheduler"]
     assert "2 or more" in found["num_inference_steps"]
 
@@ -162,14 +165,18 @@ def test_guidance_scale_alone_is_taken_as_true_cfg_scale() -> None:
 
 def test_two_scales_that_disagree_are_refused() -> None:
     """Neither can be chosen for the caller."""
-    assert parse(guidance_scale=4.0, true_cfg_scale=4.0).true_cfg_scale == 4.0
-    assert "input" in problems({"image_url": URL, "prompt": "x", "guidance_scale": 4.0, "true_cfg_scale": 5.0})
+    assert parse(guidance_scale=5.0, true_cfg_scale=5.0).true_cfg_scale == 5.0
+    assert (
+        "alias"
+        in problems({"image_url": URL, "prompt": "x", "guidance_scale": 4.0, "true_cfg_scale": 5.0})["guidance_scale"]
+    )
 
 
 def test_width_and_height_go_together() -> None:
     """One side alone does not make a size."""
     assert parse(width=512, height=768).size == (512, 768)
-    assert "together" in problems({"image_url": URL, "prompt": "x", "width": 512})["input"]
+    for side in ("width", "height"):
+        assert "together" in problems({"image_url": URL, "prompt": "x", side: 512})["height"]
 
 
 def test_the_digest_tells_requests_apart() -> None:
@@ -199,11 +206,34 @@ def test_problems_are_bounded() -> None:
     assert len(json.dumps(found)) < 10_000
 
 
-def test_the_json_schema_accepts_what_parse_accepts() -> None:
-    """The published schema is usable by a client."""
-    validator = jsonschema.Draft202012Validator(schema.json_schema())
+@pytest.mark.parametrize(
+    ("fields", "valid"),
+    [
+        ({}, True),
+        ({"seed": None, "negative_prompt": None, "scheduler": None, "width": None, "height": None}, True),
+        ({"width": 512, "height": 512, "seed": 0, "true_cfg_scale": 1, "guidance_scale": 1}, True),
+        ({"num_inference_steps": 2}, True),
+        ({"num_inference_steps": 1}, False),
+        ({"width": 512}, False),
+        ({"height": 512}, False),
+        ({"width": 100, "height": 512}, False),
+        ({"image_url": "nope"}, False),
+        ({"image_url": "https://a b"}, False),
+        ({"image_url": "HTTP://example.com"}, True),
+        ({"prompt": ""}, False),
+        ({"prompt": "a" * 2001}, False),
+        ({"prompt": None}, False),
+        ({"scheduler": "DDIM"}, False),
+        ({"seed": 2**32}, False),
+        ({"unknown": 1}, False),
+    ],
+)
+def test_the_json_schema_says_what_parse_says(fields: dict[str, Any], *, valid: bool) -> None:
+    """A client that validates by it is not surprised."""
+    raw = {"image_url": URL, "prompt": "x", **fields}
 
-    assert validator.is_valid({"image_url": URL, "prompt": "x", "seed": None, "width": 512, "height": 512})
-    assert not validator.is_valid({"image_url": URL})
-    assert not validator.is_valid({"image_url": URL, "prompt": "x", "scheduler": "DDIM"})
-    assert not validator.is_valid({"image_url": URL, "prompt": "x", "unknown": 1})
+    assert jsonschema.Draft202012Validator(schema.json_schema()).is_valid(raw) is valid
+    if valid:
+        schema.parse(raw, job_id="a", max_steps=50)
+    else:
+        assert problems(raw)

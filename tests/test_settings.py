@@ -48,7 +48,10 @@ def test_every_wrong_variable_is_named_at_once(given: pytest.MonkeyPatch) -> Non
     """Each problem begins with its variable."""
     wrong = {
         "S3_ENDPOINT": "https://host/path",
-        "S3_OBJECT_PREFIX": "/no/../way",
+        "S3_BUCKET": "My_Bucket!",
+        "S3_OBJECT_PREFIX": "no/../way/",
+        "MODEL_ID": "someone/else",
+        "SSL_CERT_FILE": "/not/there.pem",
         "PRESIGN_EXPIRY": "604801",
         "MAX_IMAGE_BYTES": "0",
         "TIMEOUT_SECONDS": "-1",
@@ -61,7 +64,8 @@ def test_every_wrong_variable_is_named_at_once(given: pytest.MonkeyPatch) -> Non
 
     said = problems()
 
-    assert {line.split(":")[0] for line in said.splitlines()} == set(wrong)
+    expected = {"MODEL_REVISION" if name == "MODEL_ID" else name for name in wrong}
+    assert {line.split(":")[0] for line in said.splitlines()} == expected
 
 
 def test_defaults_are_the_documented_ones(given: pytest.MonkeyPatch) -> None:
@@ -78,7 +82,7 @@ def test_defaults_are_the_documented_ones(given: pytest.MonkeyPatch) -> None:
     assert settings.inference_timeout_seconds == 300
     assert settings.max_inference_steps == 50
     assert settings.model_id == "Qwen/Qwen-Image-Edit"
-    assert settings.revision == "ac7f9318f633fc4b5778c59367c8128225f1e3de"
+    assert settings.model_revision == "ac7f9318f633fc4b5778c59367c8128225f1e3de"
     assert not settings.allow_cpu
     assert settings.allowed_private_networks == ()
 
@@ -98,6 +102,7 @@ def test_dot_env_is_read_and_the_environment_wins(given: pytest.MonkeyPatch, tmp
     [
         ("s3.example.com", "true", "s3.example.com"),
         ("https://s3.example.com/", "true", "s3.example.com"),
+        ("HTTPS://S3.Example.com:443", "true", "s3.example.com:443"),
         ("http://127.0.0.1:9000", "false", "127.0.0.1:9000"),
     ],
 )
@@ -107,6 +112,24 @@ def test_an_endpoint_may_carry_its_scheme(given: pytest.MonkeyPatch, endpoint: s
     given.setenv("S3_SECURE", secure)
 
     assert load_settings().s3_host == host
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    ["host:99999", "host:abc", "host#part", "host?x=1", "ho st", "user@host", "https://", "host/path", "host\\path"],
+)
+def test_an_endpoint_that_is_no_host_is_refused(given: pytest.MonkeyPatch, endpoint: str) -> None:
+    """The client would raise something that names no variable."""
+    given.setenv("S3_ENDPOINT", endpoint)
+
+    assert problems().startswith("S3_ENDPOINT: ")
+
+
+def test_white_space_around_a_secret_is_not_part_of_it(given: pytest.MonkeyPatch) -> None:
+    """A key that was pasted with its line break would sign wrongly."""
+    given.setenv("S3_SECRET_KEY", " application-key\n")
+
+    assert load_settings().s3_secret_key.get_secret_value() == "application-key"
 
 
 def test_an_endpoint_that_contradicts_s3_secure_is_refused(given: pytest.MonkeyPatch) -> None:
@@ -125,14 +148,14 @@ def test_an_unknown_model_must_be_pinned(given: pytest.MonkeyPatch) -> None:
     assert "MODEL_REVISION" in problems()
 
     given.setenv("MODEL_REVISION", "0" * 40)
-    assert load_settings().revision == "0" * 40
+    assert load_settings().model_revision == "0" * 40
 
 
 def test_a_local_folder_needs_no_revision(given: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """There is nothing to pin."""
     given.setenv("MODEL_ID", str(tmp_path))
 
-    assert load_settings().revision == "local"
+    assert load_settings().model_revision == "local"
 
 
 def test_models_lie_where_hf_home_says(given: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import requests
 
-from local.bucket import BUCKET, LocalBucket
+from local.bucket import ACCESS_KEY, BUCKET, REGION, SECRET_KEY, LocalBucket
+from local.tls import Authority, TLSForwarder
 from qwen_worker.errors import StorageError
 from qwen_worker.storage import Bucket, Stored
 from tests.sources.test_cache import bucket_of
@@ -203,6 +204,67 @@ def test_the_deadline_holds_whatever_the_server_drips(answer: bytes, *, kept: bo
     server.close()
 
     assert time.monotonic() - begin < 3
+
+
+@pytest.mark.parametrize(
+    ("answer", "timeout_s"),
+    [
+        (xml("503 Slow Down", b"").replace(b"\r\n", b"\r\nRetry-After: 3600\r\n", 1), 0.5),
+        (b"", 0.5),
+    ],
+)
+def test_the_deadline_holds_over_all_tries(answer: bytes, timeout_s: float) -> None:
+    """Pauses between them included, even those that the server asks for."""
+    server = RawServer(answer)
+    begin = time.monotonic()
+    with pytest.raises(StorageError):
+        bucket_at(server.host, timeout_s).get("a")
+    server.close()
+
+    assert time.monotonic() - begin < timeout_s + 0.5
+
+
+def test_the_deadline_holds_while_nobody_answers() -> None:
+    """A connection that is never accepted costs what is left, and not five seconds a try."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as server, contextlib.ExitStack() as full:
+        host, port = server.getsockname()
+        for _ in range(4):  # beyond the backlog the kernel leaves connections hanging
+            waiting = full.enter_context(socket.socket())
+            waiting.settimeout(0)
+            waiting.connect_ex((host, port))
+        begin = time.monotonic()
+        with pytest.raises(StorageError, match="longer than 1 s"):
+            bucket_at(f"{host}:{port}", 1).get("a")
+
+        assert time.monotonic() - begin < 2
+
+
+def test_it_works_over_tls(shared_bucket: LocalBucket, authority: Authority) -> None:
+    """On a new connection and on a kept one; with no authority but the public ones it does not."""
+    with TLSForwarder(shared_bucket.port, authority.context("127.0.0.1")) as tls:
+        bucket = bucket_behind(tls, str(authority.file))
+        for number in range(3):
+            bucket.put(f"tls/{number}", b"x" * 100_000, "image/png")
+            assert bucket.get(f"tls/{number}") == Stored(b"x" * 100_000, "image/png", intact=True)
+
+        assert bucket.presign("test/a").startswith(f"https://127.0.0.1:{tls.port}/")
+        with pytest.raises(StorageError):
+            bucket_behind(tls, None).get("tls/0")
+
+
+def bucket_behind(tls: TLSForwarder, ca_file: str | None) -> Bucket:
+    return Bucket(
+        f"127.0.0.1:{tls.port}",
+        ACCESS_KEY,
+        SECRET_KEY,
+        name=BUCKET,
+        region=REGION,
+        secure=True,
+        prefix="test/",
+        timeout_s=5,
+        expires_s=60,
+        ca_file=ca_file,
+    )
 
 
 def test_a_kept_connection_obeys_the_deadline_too(shared_bucket: LocalBucket) -> None:

@@ -1,11 +1,12 @@
 """Bytes of a stranger → an upright sRGB picture, as a photographer would expect to see it."""
 
 import io
+import re
 import struct
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms
 
 from qwen_worker.errors import BadInput
 
@@ -15,7 +16,20 @@ PHONE_JPEG = "MPO"
 MAX_SIDE = 16384  # pixels
 # Each scan of a progressive JPEG is decoded over the whole picture: real files have about ten, bombs thousands.
 MAX_JPEG_SCANS = 100
-START_OF_SCAN = b"\xff\xda"
+START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
+# Any JPEG marker that begins a segment or ends the picture; in scans FF is followed by 00 or a restart marker.
+MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd7\xff])")
+ORIENTATION = 0x0112
+# EXIF's orientation → what brings the picture upright.
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 # Pillow's own limit is another number, and global: ours is checked before any pixel is decoded.
 Image.MAX_IMAGE_PIXELS = None
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
@@ -58,8 +72,22 @@ def _check_size(opened: Image.Image, data: bytes, max_pixels: int) -> None:
         raise BadInput(f"the source has {width} x {height} pixels: send at most {max_pixels} pixels")
     if max(width, height) > MAX_SIDE:
         raise BadInput(f"the source has {width} x {height} pixels: send at most {MAX_SIDE} a side")
-    if opened.format in {"JPEG", PHONE_JPEG} and data.count(START_OF_SCAN) > MAX_JPEG_SCANS:
+    if opened.format in {"JPEG", PHONE_JPEG} and _has_endless_scans(data):
         raise BadInput(f"the source is a JPEG of more than {MAX_JPEG_SCANS} scans: save it as a baseline JPEG")
+
+
+def _has_endless_scans(data: bytes) -> bool:
+    """Count the scans of the picture itself: not those of a thumbnail before it or a film behind it."""
+    at = 2
+    scans = 0
+    while (found := MARKER.search(data, at)) and scans <= MAX_JPEG_SCANS:
+        marker = found[1][0]
+        if marker == END_OF_IMAGE:
+            break
+        scans += marker == START_OF_SCAN
+        length = int.from_bytes(data[found.end() : found.end() + 2], "big")
+        at = found.end() + length
+    return scans > MAX_JPEG_SCANS
 
 
 def _photograph(opened: Image.Image) -> Decoded:
@@ -67,12 +95,15 @@ def _photograph(opened: Image.Image) -> Decoded:
     frames = getattr(opened, "n_frames", 1)
     if frames > 1 and opened.format != PHONE_JPEG:
         notes.append(f"the source is animated: the first of its {frames} frames was used")
-    profile = opened.info.get("icc_profile")
-    upright = _upright(opened)
-    if upright is None:
+    try:
+        orientation = opened.getexif().get(ORIENTATION)
+    except (SyntaxError, ValueError, LookupError, TypeError, OSError, struct.error):
+        orientation = None
         notes.append("the source's EXIF data is broken: its orientation was ignored")
-    image = _eight_bit(upright or opened)
-    if profile:
+    image = _eight_bit(opened)
+    if orientation in UPRIGHT:
+        image = image.transpose(UPRIGHT[orientation])
+    if profile := opened.info.get("icc_profile"):
         converted = _to_srgb(image, profile)
         if converted is None:
             notes.append("the source's colour profile is broken and was ignored")
@@ -80,19 +111,15 @@ def _photograph(opened: Image.Image) -> Decoded:
     return Decoded(_flatten(image), "JPEG" if opened.format == PHONE_JPEG else str(opened.format), tuple(notes))
 
 
-def _upright(image: Image.Image) -> Image.Image | None:
-    """Turn the picture as its EXIF orientation says; None if that cannot be read."""
-    try:
-        return ImageOps.exif_transpose(image)
-    except (SyntaxError, ValueError, KeyError, TypeError, OSError, struct.error):
-        return None
-
-
 def _eight_bit(image: Image.Image) -> Image.Image:
     """Bring 16-bit grey down to 8 bits; Pillow's own convert clips it to white."""
-    if image.mode.startswith("I"):
-        return Image.fromarray((np.asarray(image, dtype=np.float32) * (255 / 65535) + 0.5).astype(np.uint8))
-    return image
+    if not image.mode.startswith("I"):
+        return image
+    deep = np.asarray(image, dtype=np.float32)
+    grey = Image.fromarray((deep * (255 / 65535) + 0.5).astype(np.uint8))
+    if "transparency" in image.info:
+        grey.putalpha(Image.fromarray(np.where(deep == image.info["transparency"], 0, 255).astype(np.uint8)))
+    return grey
 
 
 def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image | None:

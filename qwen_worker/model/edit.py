@@ -22,8 +22,20 @@ from qwen_worker.schema import EditRequest, Size
 PLUS_CONDITION_AREA = 384 * 384
 # What the same pipeline puts before the prompt for each picture: img_prompt_template of _get_qwen_prompt_embeds.
 PLUS_PICTURE = "Picture {}: <|vision_start|><|image_pad|><|vision_end|>"
-# What torch puts before the text of a CUDA, cuBLAS or cuDNN failure that has no exception class of its own.
-DEVICE_FAILURES = ("CUDA error", "cuDNN error", "NVML")
+# How the text of a failing device begins where it has no exception class of its own: ATen/cuda/Exceptions.h,
+# c10/cuda/driver_api.h, and Triton's driver.
+DEVICE_FAILURES = ("CUDA ", "cuDNN ", "cusolver error", "NVML", "Triton Error [CUDA]")
+# Whatever else torch, diffusers, transformers and tokenizers raise.
+FAILURES = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 class Editor:
@@ -76,7 +88,7 @@ class Editor:
         except WorkerError as error:
             _give_back(error)
             raise
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        except FAILURES as error:
             failure = _translated(error)
             _give_back(error)
             raise failure from error
@@ -165,13 +177,14 @@ def to_image(pixels: np.ndarray, source: Image.Image) -> Image.Image:
         source: what was edited.
 
     Raises:
-        ModelError: the pixels are not finite, all the same, or the source unchanged.
+        ModelError: the pixels are not finite, of one colour, or the source unchanged.
     """
     if not np.isfinite(pixels).all():
         raise ModelError("the model made no picture: its output is not finite")
-    if np.ptp(pixels) == 0:
+    values = (pixels * 255).round().astype(np.uint8)
+    if (values == values[0, 0]).all():
         raise ModelError("the model made no picture: its output is one flat colour")
-    image = Image.fromarray((pixels * 255).round().astype(np.uint8))
+    image = Image.fromarray(values)
     if image.tobytes() == source.resize(image.size, Image.Resampling.LANCZOS).tobytes():
         raise ModelError("the model returned the source unchanged")
     return image

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import httpx2
 import torch
 import transformers
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError
 from transformers.processing_utils import ProcessorMixin
 
 from qwen_worker.schema import Size
@@ -111,7 +112,7 @@ def _download(model_id: str, revision: str, token: str, cache: Path | None) -> P
         folder = snapshot_download(
             model_id, revision=revision, token=token or None, cache_dir=cache, allow_patterns=FILES
         )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+    except (HfHubHTTPError, httpx2.HTTPError, OSError, RuntimeError, ValueError) as error:
         raise LoadError(f"{model_id} at {revision} could not be downloaded: {type(error).__name__}") from error
     return Path(folder)
 

@@ -41,19 +41,22 @@ class Fetcher:
         max_bytes: longest body.
         timeout_s: total seconds for all hops, name look-up excepted.
         private: networks that may be dialled although they are not public.
+        ca_file: certificates of the authorities to trust; default: those of certifi.
     """
 
     max_bytes: int
     timeout_s: float
     private: Sequence[Network] = ()
+    ca_file: str | None = None
 
     def fetch(self, url: str) -> bytes:
         """The body at `url`, after at most three redirects.
 
         Raises:
-            BadInput: the address is not public, or the body is too long.
+            BadInput: the address is malformed or not public, or the body is too long.
             DownloadFailed: anything that the other side or the network did.
         """
+        _check(url)
         with Deadline(self.timeout_s) as deadline:
             try:
                 body = self._follow(url)
@@ -68,7 +71,7 @@ class Fetcher:
 
     def _follow(self, url: str) -> bytes:
         for _ in range(MAX_REDIRECTS + 1):
-            with _Session(self.private) as session, session.get_exactly(url) as response:
+            with _Session(self.private, self.ca_file) as session, session.get_exactly(url) as response:
                 location = response.headers.get("Location")
                 if not (300 <= response.status_code < 400 and location):
                     return self._body(response)
@@ -92,6 +95,13 @@ class Fetcher:
         return bytes(body)
 
 
+def _check(url: str) -> None:
+    try:
+        requests.Request("GET", url).prepare()
+    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+        raise BadInput("image_url is not a valid address") from error
+
+
 def _next(url: str, location: str) -> str:
     # http.client reads headers as Latin-1; what was sent is UTF-8.
     target = urljoin(url, location.encode("latin-1").decode(errors="replace"))
@@ -103,9 +113,10 @@ def _next(url: str, location: str) -> str:
 class _Session(requests.Session):
     """One hop: no proxy, no cookie, no redirect."""
 
-    def __init__(self, private: Sequence[Network]) -> None:
+    def __init__(self, private: Sequence[Network], ca_file: str | None) -> None:
         super().__init__()
         self.trust_env = False
+        self.verify = ca_file or True
         self.headers.clear()
         self.headers.update(HEADERS)
         self._adapter = _Adapter(private)
@@ -170,7 +181,9 @@ def _dial(host: str, port: int, private: Sequence[Network]) -> socket.socket:
     """Connect to the first address of `host` that may be dialled: the address checked is the one connected to."""
     try:
         found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
+    except UnicodeError as error:
+        raise BadInput("the source's host is not a valid name") from error
+    except OSError as error:
         raise DownloadFailed("the source's host has no address") from error
     allowed = [item for item in found if is_dialable(ip_address(item[4][0]), private)]
     if not allowed:

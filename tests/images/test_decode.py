@@ -68,6 +68,13 @@ def test_sixteen_bit_grey_keeps_its_tones() -> None:
     assert pixel(read(file_of(deep))) == (156, 156, 156)
 
 
+def test_a_transparent_grey_of_sixteen_bits_counts() -> None:
+    """PNG's tRNS on a deep picture."""
+    deep = Image.fromarray(np.full((8, 8), 1000, dtype=np.uint16))
+
+    assert pixel(read(file_of(deep, transparency=1000))) == (255, 255, 255)
+
+
 def test_sixteen_bit_colour_keeps_its_tones() -> None:
     """A 48-bit PNG."""
     row = b"\0" + struct.pack(">HHH", 40000, 10000, 65535) * 4
@@ -180,6 +187,18 @@ def test_what_is_no_picture_is_refused(data: bytes) -> None:
         read(data)
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_an_odd_tag_beside_the_orientation_does_not_matter(kind: str) -> None:
+    """Only the orientation is read; cameras write the strangest things beside it."""
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x02\0"
+    exif += struct.pack("<HHII", 0x010E, 5, 1, 38) + struct.pack("<HHIHH", ORIENTATION, 3, 1, 6, 0) + bytes(4)
+    exif += struct.pack("<II", 1, 2)
+
+    decoded = read(file_of(photo(), kind, exif=exif))
+
+    assert (decoded.image.size, decoded.warnings) == ((240, 320), ())
+
+
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data", "ignore:Truncated File Read")
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
 @pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0II*\0", b"\0" * 10])
@@ -222,6 +241,15 @@ def test_a_jpeg_of_endless_scans_is_refused() -> None:
 
     with pytest.raises(BadInput, match="scans"):
         read(data[:at] + scan * 200 + b"\xff\xd9")
+
+
+def test_what_lies_behind_or_inside_a_jpeg_is_no_scan() -> None:
+    """The film of a motion photo; a thumbnail in the EXIF data."""
+    film = np.random.default_rng(0).bytes(1000) + b"\xff\xda" * 500
+    behind = file_of(photo(), "JPEG") + film
+    inside = file_of(photo(), "JPEG", comment=film[:60_000])
+
+    assert read(behind).image.size == read(inside).image.size == (320, 240)
 
 
 def _png(width: int, height: int, *, depth: int, colour: int, rows: bytes) -> bytes:

@@ -1,6 +1,5 @@
 """The worker as a process, in RunPod's production loop."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,5 @@ LOUD = {"LOG_LEVEL": "DEBUG", "RUNPOD_LOG_LEVEL": "DEBUG", "INFERENCE_TIMEOUT_SE
 @pytest.fixture(scope="module")
 def stack(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """One worker on parts of its own, for all tests of a module; each leaves it working."""
-    os.environ["NO_PROXY"] = "127.0.0.1"
     with Stack(tmp_path_factory.mktemp("stack"), model=tiny, more=LOUD) as running:
         yield running

@@ -15,9 +15,10 @@ from PIL import Image
 from local.runpod_api import ENDPOINT
 from local.stack import Stack
 from local.worker import ROOT
+from qwen_worker.build import build
 from qwen_worker.schema import SchedulerName
 from tests.pictures import file_of, photo
-from tests.test_job import jobs_of, settings_of
+from tests.test_job import settings_of
 
 pytestmark = pytest.mark.slow
 
@@ -183,10 +184,8 @@ def test_the_next_source_is_fetched_while_an_edit_runs(stack: Stack) -> None:
 
 def test_every_sampler_makes_the_same_bytes_in_another_process(stack: Stack, tiny: Any) -> None:
     """Same seed, same request; in this process the samplers follow one another, in the worker they alternate."""
-    from qwen_worker.build import build_editor  # noqa: PLC0415 - torch, in this process too
-
     settings = settings_of(tiny, stack.bucket)
-    jobs = jobs_of(settings, build_editor(settings))
+    jobs = build(settings)
     for name in get_args(SchedulerName):
         request = said(stack, "process", scheduler=name, seed=7, num_inference_steps=4, true_cfg_scale=4.0)
         there = result_of(stack.run(request))["meta"]["output"]["sha256"]

@@ -1,15 +1,20 @@
 """GET under limits, against a real server."""
 
+import asyncio
+import contextlib
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
 from ipaddress import ip_network
+from pathlib import Path
 
 import pytest
 
+from local.tls import Authority, TLSForwarder
 from local.web import ImageHost, Reply
+from qwen_worker.deadlines import cut_when_cancelled
 from qwen_worker.errors import BadInput, DownloadFailed, WorkerError
 from qwen_worker.sources.fetch import Fetcher
 
@@ -256,6 +261,88 @@ def test_the_deadline_holds_in_the_tls_handshake(silent_tls: int) -> None:
         fetcher(timeout_s=0.5).fetch(f"https://127.0.0.1:{silent_tls}/")
 
     assert time.monotonic() - begin < 1.5
+
+
+@pytest.fixture
+def tls(host: ImageHost, authority: Authority) -> Iterator[Callable[..., TLSForwarder]]:
+    """The image host behind TLS, with a certificate for the names that a test gives."""
+    with contextlib.ExitStack() as stack:
+        yield lambda *names: stack.enter_context(TLSForwarder(host.port, authority.context(*names)))
+
+
+def over_tls(authority: Authority | None, timeout_s: float = 5.0) -> Fetcher:
+    file = str(authority.file) if authority else None
+    return Fetcher(max_bytes=LIMIT, timeout_s=timeout_s, private=LOOPBACK, ca_file=file)
+
+
+def test_https_is_fetched(host: ImageHost, tls: Callable[..., TLSForwarder], authority: Authority) -> None:
+    """With the name checked against the certificate, though an address is dialled."""
+    host.put("/a%7e?x=1", b"x" * LIMIT)
+    port = tls("localhost").port
+
+    assert over_tls(authority).fetch(f"https://localhost:{port}/a%7e?x=1") == b"x" * LIMIT
+    assert host.requests == ["/a%7e?x=1"]
+
+
+def test_a_certificate_that_does_not_fit_fails(
+    host: ImageHost, tls: Callable[..., TLSForwarder], authority: Authority, tmp_path: Path
+) -> None:
+    """Of another name; of an authority that nobody knows."""
+    host.put("/a", b"x")
+    url = f"https://localhost:{tls('elsewhere.example').port}/a"
+    for trusted in (authority, Authority(tmp_path), None):
+        with pytest.raises(DownloadFailed):
+            over_tls(trusted).fetch(url)
+
+    assert host.requests == []
+
+
+def test_the_deadline_holds_over_tls(host: ImageHost, tls: Callable[..., TLSForwarder], authority: Authority) -> None:
+    """A drip inside TLS is a drip."""
+    host.replies["/a"] = _drip(b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n", b"x")
+    port = tls("localhost").port
+    begin = time.monotonic()
+    with pytest.raises(DownloadFailed, match=r"longer than 0\.5 s"):
+        over_tls(authority, 0.5).fetch(f"https://localhost:{port}/a")
+
+    assert time.monotonic() - begin < 1.5
+
+
+@pytest.mark.parametrize("url", ["http://*.com/a", "http://.example.invalid/", "http://[::1]x/", "http://a..b/"])
+def test_an_address_that_no_library_understands_is_bad_input(url: str) -> None:
+    """Another try would not help."""
+    with pytest.raises(BadInput, match="not a valid"):
+        fetcher().fetch(url)
+
+
+def test_a_cancelled_task_takes_its_fetch_along(host: ImageHost) -> None:
+    """Else a few stopped jobs of a slow host would hold every thread until the deadline."""
+    host.replies["/a"] = _drip(b"HTTP/1.1 200 OK\r\n\r\n", b"x")
+    ended: list[float] = []
+
+    def fetch() -> None:
+        try:
+            fetcher(timeout_s=10).fetch(host.url("/a"))
+        finally:
+            ended.append(time.monotonic())
+
+    async def stop() -> float:
+        with cut_when_cancelled():
+            await asyncio.to_thread(fetch)
+        return 0
+
+    async def main() -> float:
+        task = asyncio.create_task(stop())
+        while not host.requests:
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        return time.monotonic()
+
+    cancelled = asyncio.run(main())
+
+    assert ended[0] - cancelled < 0.5
 
 
 def test_nothing_is_left_behind(host: ImageHost) -> None:
