@@ -2,7 +2,10 @@
 
 import importlib.util
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from diffusers import QwenImageEditPipeline, QwenImageEditPlusPipeline
 from safetensors.torch import load_file, save_file
 
 from local import tiny_model
+from local.web import ImageHost, Reply
 from qwen_worker.model.load import LoadError, Model, give_image_positions, load
 from tests.model.conftest import load_tiny
 from tests.pictures import photo
@@ -103,11 +107,42 @@ def test_a_pickle_is_not_opened(copy: Path) -> None:
         load_tiny(copy)
 
 
-def test_a_model_that_cannot_be_downloaded_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     """Told by its name and revision."""
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
     with pytest.raises(LoadError, match="someone/model at 0000"):
         load("someone/model", "0" * 40, token="", cache=tmp_path, allow_cpu=True)
+
+
+DOWNLOAD = """
+import sys
+from pathlib import Path
+from qwen_worker.model.load import LoadError, load
+try:
+    load("someone/model", "0" * 40, token="", cache=Path(sys.argv[1]), allow_cpu=True)
+except LoadError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+def test_a_download_that_breaks_is_an_error(host: ImageHost, tmp_path: Path) -> None:
+    """Whatever the Hub's client raises: it is refused, or the connection ends in the middle."""
+    variables = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": host.url("")}
+    command = [sys.executable, "-c", DOWNLOAD, str(tmp_path)]
+
+    def download() -> str:
+        done = subprocess.run(command, env=variables, capture_output=True, text=True, check=True, timeout=60)
+        return done.stdout
+
+    refused = download()
+    cut = b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n{"
+    for target in host.requests:
+        host.replies[target] = Reply(script=lambda handler: (handler.wfile.write(cut), None)[1])
+    broken = download()
+
+    assert host.requests
+    assert refused.startswith("someone/model at 0000")
+    assert broken.startswith("someone/model at 0000")
 
 
 @pytest.mark.parametrize("which", ["model", "plus_model"])
