@@ -104,18 +104,23 @@ class EditInput(BaseModel):
         return height
 
 
-class EditRequest(BaseModel):
-    """A request understood. `warnings` says where it differs from what the caller wrote."""
+class Knobs(BaseModel):
+    """What a request turns, with every default filled in."""
 
     model_config = Frozen
 
-    images: tuple[str, ...]
     prompt: str
     negative_prompt: str
     seed: int
     num_inference_steps: int
     true_cfg_scale: float
     scheduler: SchedulerName
+
+
+class EditRequest(Knobs):
+    """A request understood. `warnings` says where it differs from what the caller wrote."""
+
+    images: tuple[str, ...]
     output_format: OutputFormat
     output_quality: int
     size: Size | None
@@ -153,19 +158,11 @@ class Timings(BaseModel):
     total: float
 
 
-class Meta(BaseModel):
+class Meta(Knobs):
     """How the picture was made."""
-
-    model_config = Frozen
 
     model_id: str
     model_revision: str
-    prompt: str
-    negative_prompt: str
-    seed: int
-    num_inference_steps: int
-    true_cfg_scale: float
-    scheduler: SchedulerName
     warnings: tuple[str, ...]
     cache: Literal["hit", "miss"]
     source: Picture

@@ -14,7 +14,7 @@ from PIL.Image import Image
 
 from qwen_worker.images.decode import Decoded, decode
 from qwen_worker.images.encode import Encoded, encode
-from qwen_worker.schema import EditRequest, EditResult, Meta, Picture, Size, Timings
+from qwen_worker.schema import EditRequest, EditResult, Knobs, Meta, Picture, Size, Timings
 from qwen_worker.sources import Source, Sources
 from qwen_worker.stopwatch import Stopwatch
 from qwen_worker.storage import Bucket
@@ -131,12 +131,7 @@ class Service:
         return Meta(
             model_id=self._editor.model_id,
             model_revision=self._editor.model_revision,
-            prompt=request.prompt,
-            negative_prompt=request.negative_prompt,
-            seed=request.seed,
-            num_inference_steps=request.num_inference_steps,
-            true_cfg_scale=request.true_cfg_scale,
-            scheduler=request.scheduler,
+            **request.model_dump(include=set(Knobs.model_fields)),
             warnings=tuple(warnings),
             cache="hit" if source.hit else "miss",
             source=_picture(picture.image, picture.format.lower(), source.sha256),

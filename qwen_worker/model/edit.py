@@ -16,7 +16,7 @@ from qwen_worker.errors import BadInput, ModelError, WorkerError
 from qwen_worker.images.geometry import NATIVE_AREA, native_size, output_size
 from qwen_worker.model import schedulers
 from qwen_worker.model.load import Model
-from qwen_worker.schema import EditRequest, Size
+from qwen_worker.schema import MIN_STEPS, EditRequest, Size, parse
 
 # Area at which the text encoder sees a reference: CONDITION_IMAGE_SIZE of diffusers' EditPlus pipeline.
 PLUS_CONDITION_AREA = 384 * 384
@@ -100,18 +100,8 @@ class Editor:
         Raises:
             ModelError: the model does not work.
         """
-        request = EditRequest(
-            images=("",),
-            prompt="warm up",
-            negative_prompt=" ",
-            seed=0,
-            num_inference_steps=2,
-            true_cfg_scale=4.0,
-            scheduler="FlowMatchEuler",
-            output_format="png",
-            output_quality=95,
-            size=None,
-        )
+        said = {"image_url": "https://warm.up/", "prompt": "warm up", "num_inference_steps": MIN_STEPS}
+        request = parse(said, job_id="warm-up", max_steps=MIN_STEPS)
         pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
         self.edit(request, [Image.fromarray(pixels).resize((512, 512))], threading.Event())
 
