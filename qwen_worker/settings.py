@@ -73,7 +73,7 @@ class Settings(BaseSettings):
     s3_access_key: Secret = Field(description="Backblaze key id")
     s3_secret_key: Secret = Field(description="Backblaze application key")
     s3_bucket: str = Field(
-        description="bucket for cached sources and results", pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$"
+        description="bucket for cached sources and results", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]$"
     )
     s3_region: str = Field("us-west-000", description="the bucket's region, as in its endpoint", min_length=1)
     s3_secure: bool = Field(
