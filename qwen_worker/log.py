@@ -13,7 +13,7 @@ from typing import Any, TextIO
 from pythonjsonlogger.json import JsonFormatter
 
 #: what follows the question mark of an address or of a request target, up to white space
-_QUERY = re.compile(r"(/[^\s?]*)\?\S+")
+_QUERY = re.compile(r"(?<![^\s?])([^\s?/]*/[^\s?]*)\?\S+")
 _USER = re.compile(r"(?<=://)[^\s/?#@]+@")
 HIDDEN = "[hidden]"
 MIN_HIDDEN = 3  # shorter texts stand in every line by chance

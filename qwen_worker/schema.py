@@ -9,7 +9,16 @@ import re
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from qwen_worker.errors import BadInput
@@ -27,7 +36,18 @@ URL_PATTERN = r"^[Hh][Tt][Tt][Pp][Ss]?://[^\x00-\x20\x7f\\]+$"
 DEFAULT_CFG_SCALE = 4.0
 
 Frozen = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-Side = Annotated[int, Field(ge=256, le=2048)]
+
+
+def _whole(said: object) -> object:
+    """JSON has one kind of number: 20.0 is as whole as 20."""
+    return int(said) if isinstance(said, float) and said.is_integer() else said
+
+
+Whole = BeforeValidator(_whole)
+Seed = Annotated[int, Field(ge=0, lt=2**32), Whole]
+Steps = Annotated[int, Field(ge=MIN_STEPS), Whole]
+Quality = Annotated[int, Field(ge=1, le=100), Whole]
+Side = Annotated[int, Field(ge=256, le=2048), Whole]
 Scale = Annotated[float, Field(ge=1, le=20)]
 
 
@@ -45,16 +65,14 @@ class EditInput(BaseModel):
         examples=["https://example.com/photo.jpg"],
     )
     prompt: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2000)] = Field(
-        description="what to change, 1 to 2000 characters", examples=["make the sky a warm sunset"]
+        description="what to change, 1 to 2000 characters",
+        examples=["make the sky a warm sunset"],
+        json_schema_extra={"pattern": r"\S"},
     )
     negative_prompt: str = Field(" ", description="what to avoid", max_length=2000)
-    seed: int | None = Field(
-        None, description="same seed and request, same bytes; default: drawn from the job id", ge=0, lt=2**32
-    )
-    num_inference_steps: int = Field(
-        30,
-        description="denoising steps, 2 or more; above MAX_INFERENCE_STEPS (50) is clamped, with a warning",
-        ge=MIN_STEPS,
+    seed: Seed | None = Field(None, description="same seed and request, same bytes; default: drawn from the job id")
+    num_inference_steps: Steps = Field(
+        30, description="denoising steps, 2 or more; above MAX_INFERENCE_STEPS (50) is clamped, with a warning"
     )
     true_cfg_scale: Scale | None = Field(
         None,
@@ -63,8 +81,8 @@ class EditInput(BaseModel):
     )
     guidance_scale: Scale | None = Field(None, description="alias of true_cfg_scale, taken with a warning")
     scheduler: SchedulerName = Field("FlowMatchEuler", description="sampler of the denoising steps")
-    output_format: OutputFormat = Field("png", description="file format of the result")
-    output_quality: int = Field(95, description="1 to 100, for jpeg and webp", ge=1, le=100)
+    output_format: OutputFormat = Field("png", description="file format of the result: png, jpeg or webp")
+    output_quality: Quality = Field(95, description="1 to 100, for jpeg and webp")
     width: Side | None = Field(
         None,
         description="pixels, 256 to 2048, together with height, rounded down to the model's grid; "
@@ -82,7 +100,7 @@ class EditInput(BaseModel):
     @field_validator("num_inference_steps", mode="before")
     @classmethod
     def _enough_steps(cls, steps: object) -> object:
-        if isinstance(steps, int) and steps < MIN_STEPS:
+        if isinstance(steps, int | float) and steps < MIN_STEPS:
             raise PydanticCustomError(
                 "steps", "must be 2 or more: with a single step the model's sigma schedule divides by zero"
             )
@@ -194,7 +212,7 @@ def parse(raw: object, *, job_id: str, max_steps: int) -> EditRequest:
     try:
         said = EditInput.model_validate({key: value for key, value in raw.items() if value is not None})
     except ValidationError as error:
-        raise _bad_input(error) from None
+        raise bad_input(_problems(error)) from None
     return _understand(said, job_id, max_steps)
 
 
@@ -242,13 +260,17 @@ def _url_problem(url: str) -> str | None:
     return None
 
 
-def _bad_input(error: ValidationError) -> BadInput:
+def bad_input(problems: list[dict[str, str]]) -> BadInput:
+    """The error that names these problems: `field` and `problem` each."""
+    return BadInput("; ".join(f"{item['field']}: {item['problem']}" for item in problems), problems=problems)
+
+
+def _problems(error: ValidationError) -> list[dict[str, str]]:
     items = error.errors(include_url=False, include_context=False, include_input=False)
-    problems = [
+    return [
         {"field": ".".join(str(part) for part in item["loc"])[:100] or "input", "problem": item["msg"]}
         for item in items[:MAX_PROBLEMS]
     ]
-    return BadInput("; ".join(f"{item['field']}: {item['problem']}" for item in problems), problems=problems)
 
 
 def json_schema() -> dict[str, Any]:

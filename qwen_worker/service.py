@@ -68,11 +68,11 @@ class Service:
         sources = await asyncio.gather(*(self._off(self._sources.load, url) for url in request.images))
         watch.begin("decode")
         pictures = await asyncio.gather(*(self._off(self._decode, source) for source in sources))
+        watch.begin("validate")
         self._editor.check(request, tuple(picture.image.size for picture in pictures))
         # Only what decodes is worth keeping. It is written while the GPU works, and no job waits for it.
         for source, picture in zip(sources, pictures, strict=True):
-            keeping = self._io.submit(contextvars.copy_context().run, self._keep, source, picture)
-            keeping.add_done_callback(_tell_failure)
+            self._keep(source, picture)
         image = await self._on_gpu(request, tuple(picture.image for picture in pictures), watch)
         watch.begin("encode")
         encoded = await self._off(encode, image, request.output_format, request.output_quality)
@@ -108,7 +108,10 @@ class Service:
         return decode(source.data, max_pixels=self._max_pixels)
 
     def _keep(self, source: Source, picture: Decoded) -> None:
-        self._sources.keep(source, f"image/{picture.format.lower()}")
+        context = contextvars.copy_context()
+        kind = f"image/{picture.format.lower()}"
+        keeping = self._io.submit(context.run, self._sources.keep, source, kind)
+        keeping.add_done_callback(lambda done: context.run(_tell_failure, done))
 
     def _off(self, function: Callable[..., T], *arguments: object) -> asyncio.Future[T]:
         """Run a blocking function on the I/O threads, inside this job's log context."""

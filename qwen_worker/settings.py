@@ -18,12 +18,15 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from qwen_worker.models import DEFAULT_MODEL, REVISIONS
-
 RUNPOD_VOLUME = Path("/runpod-volume")
+DEFAULT_MODEL = "Qwen/Qwen-Image-Edit"
+#: model id → the commit of its repository that is loaded
+REVISIONS = {
+    DEFAULT_MODEL: "ac7f9318f633fc4b5778c59367c8128225f1e3de",
+    "Qwen/Qwen-Image-Edit-2509": "d3968ef930e841f4c73640fb8afa3b306a78167e",
+    "Qwen/Qwen-Image-Edit-2511": "6f3ccc0b56e431dc6a0c2b2039706d7d26f22cb9",
+}
 LOCAL_REVISION = "local"
-
-Network = IPv4Network | IPv6Network
 
 
 class SettingsError(Exception):
@@ -35,7 +38,7 @@ class SettingsError(Exception):
 
 
 def _endpoint(said: str) -> str:
-    wrong = ValueError("must be host[:port], as in s3.us-west-004.backblazeb2.com")
+    wrong = ValueError("must be host[:port], as in s3.us-west-000.backblazeb2.com")
     scheme, separator, rest = said.rpartition("://")
     try:
         parts = urlsplit(f"//{rest}")
@@ -43,13 +46,25 @@ def _endpoint(said: str) -> str:
     except ValueError:
         raise wrong from None
     host = f"{parts.hostname}:{port}" if port else str(parts.hostname)
-    if rest.rstrip("/").lower() != host or not re.fullmatch(r"[a-z0-9.:\[\]-]+", host):
+    if rest.rstrip("/").lower() != host or not re.fullmatch(r"[a-z0-9.:-]+", host):
         raise wrong
     return f"{scheme.lower()}{separator}{host}"
 
 
 def _networks(value: Any) -> Any:
     return [ip_network(part.strip()) for part in value.split(",")] if isinstance(value, str) else value
+
+
+def _given(secret: SecretStr) -> SecretStr:
+    if not secret.get_secret_value():
+        raise ValueError("must not be blank")
+    return secret
+
+
+def _bucket(name: str) -> str:
+    if not re.fullmatch(r"(?!.*(\.\.|\.-|-\.))(?!\d+(\.\d+){3}$)[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]", name):
+        raise ValueError("is not a bucket's name: 3 to 63 letters, digits, dots and hyphens")
+    return name
 
 
 Secret = Annotated[SecretStr, BeforeValidator(lambda said: said.strip() if isinstance(said, str) else said)]
@@ -70,12 +85,12 @@ class Settings(BaseSettings):
     s3_endpoint: Annotated[str, AfterValidator(_endpoint)] = Field(
         description="the bucket's S3 endpoint, host[:port]; https:// in front is accepted"
     )
-    s3_access_key: Secret = Field(description="Backblaze key id")
-    s3_secret_key: Secret = Field(description="Backblaze application key")
-    s3_bucket: str = Field(
-        description="bucket for cached sources and results", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]$"
+    s3_access_key: Annotated[Secret, AfterValidator(_given)] = Field(description="Backblaze key id")
+    s3_secret_key: Annotated[Secret, AfterValidator(_given)] = Field(description="Backblaze application key")
+    s3_bucket: Annotated[str, AfterValidator(_bucket)] = Field(description="bucket for cached sources and results")
+    s3_region: str = Field(
+        "us-west-000", description="the bucket's region, as in its endpoint", min_length=1, validate_default=True
     )
-    s3_region: str = Field("us-west-000", description="the bucket's region, as in its endpoint", min_length=1)
     s3_secure: bool = Field(
         True, description="https to the bucket; false only for a bucket on your own network", validate_default=True
     )
@@ -110,12 +125,21 @@ class Settings(BaseSettings):
         None, description="certificates of the authorities to trust, PEM; default: the public ones"
     )
     allow_cpu: bool = Field(False, description="run without CUDA: for tests and the demo only")
-    allowed_private_networks: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_networks)] = Field(
-        (), description="comma-separated networks that sources may be fetched from although they are not public"
+    allowed_private_networks: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_networks)] = (
+        Field((), description="comma-separated networks that sources may be fetched from although they are not public")
     )
     prefetch: int = Field(1, description="jobs taken ahead while one is on the GPU, 0 to 4", ge=0, le=4)
     warmup: bool = Field(True, description="one small edit before the first job is taken")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least severe line logged")
+
+    @field_validator("s3_region")
+    @classmethod
+    def _one_region(cls, region: str, info: ValidationInfo) -> str:
+        """A wrong region makes wrong signatures, which Backblaze alone would notice."""
+        said = re.search(r"(?:^|//)s3\.([a-z0-9-]+)\.backblazeb2\.com", info.data.get("s3_endpoint", ""))
+        if said and said[1] != region:
+            raise ValueError(f"is {region}, but S3_ENDPOINT says {said[1]}")
+        return region
 
     @field_validator("s3_secure")
     @classmethod
@@ -134,7 +158,8 @@ class Settings(BaseSettings):
             return LOCAL_REVISION
         revision = revision or REVISIONS.get(model, "")
         if not re.fullmatch("[0-9a-f]{40}", revision):
-            raise ValueError(f"must name a commit of {model} by its 40 hex digits")
+            missing = " (there is no folder of this name)" if model.startswith(("/", ".")) else ""
+            raise ValueError(f"must name a commit of {model} by its 40 hex digits{missing}")
         return revision
 
     @property

@@ -22,7 +22,6 @@ SINGLE_PART = 5 * 1024**3
 RETRIES = Patience(
     total=3, backoff_factor=0.2, status_forcelist=[408, 429, 500, 502, 503, 504], redirect=0, raise_on_status=False
 )
-PERMANENT = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "NoSuchBucket"}
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,6 @@ class Stored:
     """An object as it was read: `intact` says whether its bytes are those that were written."""
 
     data: bytes
-    content_type: str
     intact: bool
 
 
@@ -57,9 +55,9 @@ class Bucket:
         self._timeout_s = timeout_s
         http = urllib3.PoolManager(
             maxsize=16,
-            timeout=urllib3.Timeout(connect=5, read=30),
+            # Of one try; the deadline ends them all.
+            timeout=urllib3.Timeout(connect=5, read=timeout_s),
             retries=RETRIES,
-            cert_reqs="CERT_REQUIRED",
             ca_certs=ca_file or certifi.where(),
         )
         http.pool_classes_by_scheme = WATCHED_POOLS
@@ -87,8 +85,7 @@ class Bucket:
                 response.close()
                 response.release_conn()
         digest = response.headers.get(f"x-amz-meta-{DIGEST}")
-        content_type = response.headers.get("content-type", "")
-        return Stored(data, content_type, intact=digest == hashlib.sha256(data).hexdigest())
+        return Stored(data, intact=digest == hashlib.sha256(data).hexdigest())
 
     def put(self, key: str, data: bytes, content_type: str) -> str:
         """Write the object at `key` below the prefix, in one request, and return its full key.
@@ -111,8 +108,7 @@ class Bucket:
 
     def presign(self, full_key: str) -> str:
         """A link that reads the object for `expires_s` seconds, made without asking the server."""
-        with self._operation("presign"):
-            return self._client.presigned_get_object(self.name, full_key, expires=timedelta(seconds=self.expires_s))
+        return self._client.presigned_get_object(self.name, full_key, expires=timedelta(seconds=self.expires_s))
 
     @contextmanager
     def _operation(self, verb: str) -> Iterator[None]:
@@ -122,9 +118,24 @@ class Bucket:
                 yield
                 deadline.check()
             except (MinioException, urllib3.exceptions.HTTPError, ParseError, OSError, ValueError) as error:
-                code = error.code if isinstance(error, S3Error) else type(error).__name__
                 if deadline.passed:
-                    raise StorageError(f"the bucket took longer than {deadline.seconds} s to {verb}") from error
+                    raise StorageError(f"the bucket took longer than {deadline.seconds:g} s to {verb}") from error
+                code = _code(error)
                 raise StorageError(
-                    f"the bucket could not {verb}: {code}", retryable=code not in PERMANENT, code=code
+                    f"the bucket could not {verb}: {code}", retryable=not _is_permanent(error), code=code
                 ) from error
+
+
+def _code(error: Exception) -> str:
+    """S3's own code, or what kind of failure it was."""
+    if isinstance(error, S3Error):
+        return str(error.code)
+    cause = error.reason if isinstance(error, urllib3.exceptions.MaxRetryError) else error
+    return type(cause).__name__
+
+
+def _is_permanent(error: Exception) -> bool:
+    """Whether another try must fail as well: the server, or minio-py itself, refuses the request as it is."""
+    if isinstance(error, S3Error):
+        return 400 <= error.response.status < 500 and error.response.status not in RETRIES.status_forcelist
+    return isinstance(error, ValueError)

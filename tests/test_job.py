@@ -5,8 +5,10 @@ import hashlib
 import io
 import json
 import logging
+import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,16 @@ from PIL import Image
 from local import worker
 from local.bucket import BUCKET, LocalBucket
 from local.web import ImageHost, Reply
-from qwen_worker.build import assemble, build_editor
+from qwen_worker import log as job_log
+from qwen_worker.build import assemble, build_bucket, build_editor
 from qwen_worker.errors import ModelError
 from qwen_worker.job import UNFORESEEN, Answer, Jobs
 from qwen_worker.model.edit import Editor
-from qwen_worker.service import object_key
+from qwen_worker.service import Service, object_key
 from qwen_worker.settings import Settings
+from qwen_worker.sources import Source, Sources
+from qwen_worker.sources.cache import SourceCache
+from qwen_worker.sources.fetch import Fetcher
 from tests.pictures import file_of, photo
 
 STAGES = ("validate", "fetch", "decode", "queue", "edit", "encode", "upload")
@@ -341,6 +347,82 @@ def test_a_stopped_job_frees_the_gpu(tiny: Path, own_bucket: LocalBucket, host: 
     hook.remove()
 
     assert own_bucket.keys("qwen-image-edit/results/") == [body["result"]["object_key"]]
+
+
+def test_stopped_jobs_leave_no_thread_behind(jobs: Jobs, host: ImageHost) -> None:
+    """Each would hold one until its host is done dripping, and there are eight."""
+
+    def drip(handler: Any) -> None:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        for _ in range(300):
+            handler.wfile.write(b"x")
+            time.sleep(0.05)
+
+    host.replies["/slow.png"] = Reply(script=drip)
+    good = said(host.put("/good.png", file_of(photo())))
+
+    async def stop_eight_then_edit() -> float:
+        request = said(host.url("/slow.png"))
+        slow = [asyncio.create_task(jobs.answer({"id": f"slow-{n}", "input": request})) for n in range(8)]
+        while len(host.requests) < 8:
+            await asyncio.sleep(0.01)
+        for task in slow:
+            task.cancel()
+        await asyncio.gather(*slow, return_exceptions=True)
+        begin = time.monotonic()
+        assert (await jobs.answer({"id": "good", "input": good})).body["status"] == "success"
+        return time.monotonic() - begin
+
+    assert asyncio.run(stop_eight_then_edit()) < 5
+
+
+class Forgetful(Sources):
+    """Sources that cannot keep anything, for a reason that nobody foresaw."""
+
+    def keep(self, source: Source, content_type: str) -> None:
+        """Fail."""
+        raise RuntimeError(f"no room for {content_type} of {len(source.data)} bytes")
+
+
+def test_a_source_that_cannot_be_kept_costs_no_job(
+    tiny: Path, shared_bucket: LocalBucket, host: ImageHost, editor: Editor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is logged, with its trace."""
+    settings = settings_of(tiny, shared_bucket)
+    bucket = build_bucket(settings)
+    sources = Forgetful(
+        Fetcher(max_bytes=10**6, timeout_s=5, private=settings.allowed_private_networks), SourceCache(bucket)
+    )
+    threads = {"io": ThreadPoolExecutor(2), "gpu": ThreadPoolExecutor(1)}
+    jobs = Jobs(Service(sources, editor, bucket, **threads, max_pixels=10**6), max_steps=50)
+    with caplog.at_level(logging.ERROR):
+        body = answer(jobs, said(host.put("/a.png", file_of(photo()))))
+
+    assert body["status"] == "success"
+    assert "could not be cached" in caplog.text
+    assert "no room for image/png" in caplog.text
+
+
+def test_what_the_model_says_of_a_prompt_is_not_logged(jobs: Jobs, host: ImageHost, editor: Editor) -> None:
+    """Libraries put their arguments into what they raise."""
+    prompt = "a very private wish"
+
+    def fail(*_: Any) -> None:
+        raise ValueError(f"cannot encode {prompt!r}")
+
+    kept = (sys.stdout, sys.excepthook, logging.root.handlers[:], logging.root.level)
+    stream = io.StringIO()
+    hook = editor._pipeline.transformer.register_forward_pre_hook(fail)
+    job_log.setup("DEBUG", stream=stream)
+    try:
+        error_of(answer(jobs, said(host.put("/a.png", file_of(photo())), prompt=prompt)))
+    finally:
+        sys.stdout, sys.excepthook, logging.root.handlers[:], logging.root.level = kept
+        logging.captureWarnings(capture=False)
+        hook.remove()
+
+    assert "cannot encode '[hidden]'" in stream.getvalue()
+    assert prompt not in stream.getvalue()
 
 
 @pytest.fixture

@@ -108,18 +108,18 @@ def test_the_readme_shows_a_request_and_its_answer_early() -> None:
 
 
 def test_every_requirement_is_pinned_exactly() -> None:
-    """And the frame's packages are all there."""
+    """And the packages that were promised are all there."""
     lines = [
         line
         for file in ("requirements.txt", "requirements-dev.txt", "constraints.txt")
         for line in (ROOT / file).read_text().splitlines()
         if line and not line.startswith(("#", "-"))
     ]
-    frame = {
+    promised = {
         "runpod", "torch", "diffusers", "transformers", "accelerate", "minio", "pydantic", "pydantic-settings",
         "Pillow", "requests", "hf-transfer", "python-json-logger",
     }  # fmt: skip
 
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line) for line in lines)
     required = (ROOT / "requirements.txt").read_text()
-    assert frame == set(re.findall(r"^(.+)==", required, re.MULTILINE))
+    assert promised == set(re.findall(r"^(.+)==", required, re.MULTILINE))

@@ -100,7 +100,7 @@ def test_an_input_that_is_no_object_is_refused(raw: object) -> None:
         ("seed", "1"),
         ("seed", True),
         ("num_inference_steps", 0),
-        ("num_inference_steps", 20.0),
+        ("num_inference_steps", 20.5),
         ("true_cfg_scale", 20.1),
         ("true_cfg_scale", float("nan")),
         ("true_cfg_scale", float("inf")),
@@ -139,6 +139,14 @@ def test_the_prompt_is_stripped() -> None:
 def test_null_is_the_same_as_nothing() -> None:
     """Clients that send every field send null."""
     assert parse(seed=None, width=None, negative_prompt=None, scheduler=None) == parse()
+
+
+def test_a_whole_number_may_be_written_with_a_point() -> None:
+    """JSON has one kind of number, and some clients write it so."""
+    request = parse(seed=7.0, num_inference_steps=20.0, width=512.0, height=512.0)
+
+    assert (request.seed, request.num_inference_steps, request.size) == (7, 20, (512, 512))
+    assert isinstance(request.seed, int)
 
 
 def test_the_seed_of_a_job_that_is_run_again_is_the_same() -> None:
@@ -221,6 +229,9 @@ def test_problems_are_bounded() -> None:
         ({"image_url": "https://a b"}, False),
         ({"image_url": "HTTP://example.com"}, True),
         ({"prompt": ""}, False),
+        ({"prompt": "  "}, False),
+        ({"seed": 1.0, "width": 512.0, "height": 512}, True),
+        ({"seed": 1.5}, False),
         ({"prompt": "a" * 2001}, False),
         ({"prompt": None}, False),
         ({"scheduler": "DDIM"}, False),
@@ -229,7 +240,7 @@ def test_problems_are_bounded() -> None:
     ],
 )
 def test_the_json_schema_says_what_parse_says(fields: dict[str, Any], *, valid: bool) -> None:
-    """A client that validates by it is not surprised."""
+    """But for three rules that it cannot say: credentials in a URL, two scales that differ, one null side."""
     raw = {"image_url": URL, "prompt": "x", **fields}
 
     assert jsonschema.Draft202012Validator(schema.json_schema()).is_valid(raw) is valid

@@ -8,7 +8,7 @@ import pytest
 from qwen_worker.settings import Settings, SettingsError, load_settings, volume_home
 
 REQUIRED = {
-    "S3_ENDPOINT": "s3.us-west-004.backblazeb2.com",
+    "S3_ENDPOINT": "s3.us-west-000.backblazeb2.com",
     "S3_ACCESS_KEY": "key-id",
     "S3_SECRET_KEY": "application-key",
     "S3_BUCKET": "pictures",
@@ -48,7 +48,10 @@ def test_every_wrong_variable_is_named_at_once(given: pytest.MonkeyPatch) -> Non
     """Each problem begins with its variable."""
     wrong = {
         "S3_ENDPOINT": "https://host/path",
+        "S3_ACCESS_KEY": " ",
+        "S3_SECRET_KEY": "\t",
         "S3_BUCKET": "My_Bucket!",
+        "S3_SECURE": "maybe",
         "S3_OBJECT_PREFIX": "no/../way/",
         "MODEL_ID": "someone/else",
         "SSL_CERT_FILE": "/not/there.pem",
@@ -89,12 +92,12 @@ def test_defaults_are_the_documented_ones(given: pytest.MonkeyPatch) -> None:
 
 def test_dot_env_is_read_and_the_environment_wins(given: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """`.env` is for local use."""
-    (tmp_path / ".env").write_text("S3_BUCKET=from-file\nS3_REGION=from-file\nSOMETHING_ELSE=1\n")
-    given.setenv("S3_REGION", "from-environment")
+    (tmp_path / ".env").write_text("S3_BUCKET=from-file\nS3_OBJECT_PREFIX=from-file/\nSOMETHING_ELSE=1\n")
+    given.setenv("S3_OBJECT_PREFIX", "from-environment/")
     given.delenv("S3_BUCKET")
     settings = load_settings()
 
-    assert (settings.s3_bucket, settings.s3_region) == ("from-file", "from-environment")
+    assert (settings.s3_bucket, settings.s3_object_prefix) == ("from-file", "from-environment/")
 
 
 @pytest.mark.parametrize(
@@ -137,6 +140,30 @@ def test_an_endpoint_that_contradicts_s3_secure_is_refused(given: pytest.MonkeyP
     given.setenv("S3_ENDPOINT", "http://127.0.0.1:9000")
 
     assert "S3_SECURE" in problems()
+
+
+@pytest.mark.parametrize("name", ["a..b", "a.-b", "1.2.3.4", "ab", "-abc", "abc-", "a b"])
+def test_a_name_that_no_bucket_has_is_refused(given: pytest.MonkeyPatch, name: str) -> None:
+    """The client would refuse it in every job."""
+    given.setenv("S3_BUCKET", name)
+
+    assert problems().startswith("S3_BUCKET: ")
+
+
+def test_backblazes_endpoint_tells_the_region(given: pytest.MonkeyPatch) -> None:
+    """One that differs would make wrong signatures."""
+    given.setenv("S3_ENDPOINT", "https://s3.eu-central-003.backblazeb2.com")
+    assert problems() == "S3_REGION: is us-west-000, but S3_ENDPOINT says eu-central-003"
+
+    given.setenv("S3_REGION", "eu-central-003")
+    assert load_settings().s3_region == "eu-central-003"
+
+
+def test_a_missing_model_folder_is_said(given: pytest.MonkeyPatch) -> None:
+    """Else it would be taken for a repository."""
+    given.setenv("MODEL_ID", "/not/there")
+
+    assert "no folder of this name" in problems()
 
 
 def test_an_unknown_model_must_be_pinned(given: pytest.MonkeyPatch) -> None:

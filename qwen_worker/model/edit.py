@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from qwen_worker.errors import BadInput, ModelError, WorkerError
+from qwen_worker.errors import ModelError, WorkerError
 from qwen_worker.images.geometry import NATIVE_AREA, native_size, output_size
 from qwen_worker.model import schedulers
 from qwen_worker.model.load import Model
-from qwen_worker.schema import MIN_STEPS, EditRequest, Size, parse
+from qwen_worker.schema import MIN_STEPS, EditRequest, Size, bad_input, parse
 
 # Area at which the text encoder sees a reference: CONDITION_IMAGE_SIZE of diffusers' EditPlus pipeline.
 PLUS_CONDITION_AREA = 384 * 384
@@ -64,13 +64,20 @@ class Editor:
         Raises:
             BadInput: a prompt holds a control token, or is too long beside these pictures.
         """
-        for field, text in (("prompt", request.prompt), ("negative_prompt", request.negative_prompt)):
+        problems = []
+        for field in ("prompt", "negative_prompt"):
+            text = getattr(request, field)
             found = [token for token in self._control_tokens if token in text]
+            missing = -self._spare_positions(text, self.size(request, sources[-1]), sources)
             if found:
-                raise BadInput(f"{field} holds {found[0]}, which the model would obey as a control token: remove it")
-            spare = self._spare_positions(text, self.size(request, sources[-1]), sources)
-            if spare < 0:
-                raise BadInput(f"{field} is {-spare} tokens too long for the model: shorten it")
+                problem = f"holds {found[0]}, which the model would obey as a control token: remove it"
+            elif missing > 0:
+                problem = f"is {missing} tokens too long for the model: shorten it"
+            else:
+                continue
+            problems.append({"field": field, "problem": problem})
+        if problems:
+            raise bad_input(problems)
 
     def edit(self, request: EditRequest, images: Sequence[Image.Image], cancelled: threading.Event) -> Image.Image:
         """Run the pipeline once.

@@ -1,12 +1,13 @@
 """GET a stranger's URL under limits: bytes, time, redirects, and which addresses are dialled."""
 
+import re
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from ipaddress import ip_address
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 import requests
 import urllib3
@@ -22,7 +23,6 @@ from qwen_worker.sources.addresses import Network, is_dialable
 
 MAX_REDIRECTS = 3
 CONNECT_TIMEOUT_S = 5.0
-READ_TIMEOUT_S = 30.0
 CHUNK = 64 * 1024
 _FOREIGN = (requests.RequestException, urllib3.exceptions.HTTPError, HTTPException, OSError, ValueError)
 # identity: a compressed body could unfold to any size.
@@ -71,7 +71,7 @@ class Fetcher:
 
     def _follow(self, url: str) -> bytes:
         for _ in range(MAX_REDIRECTS + 1):
-            with _Session(self.private, self.ca_file) as session, session.get_exactly(url) as response:
+            with _Session(self.private, self.ca_file) as session, session.get_exactly(url, self.timeout_s) as response:
                 location = response.headers.get("Location")
                 if not (300 <= response.status_code < 400 and location):
                     return self._body(response)
@@ -105,6 +105,8 @@ def _check(url: str) -> None:
 def _next(url: str, location: str) -> str:
     # http.client reads headers as Latin-1; what was sent is UTF-8.
     target = urljoin(url, location.encode("latin-1").decode(errors="replace"))
+    # Browsers forgive spaces here, and so do the hosts that send them.
+    target = re.sub(r"[\x00-\x20\x7f]", lambda match: quote(match[0]), target)
     if urlsplit(target).scheme not in {"http", "https"} or len(target) > MAX_URL_LENGTH:
         raise DownloadFailed("the source redirects to something that is not an http address", retryable=False)
     return target
@@ -123,12 +125,12 @@ class _Session(requests.Session):
         self.mount("http://", self._adapter)
         self.mount("https://", self._adapter)
 
-    def get_exactly(self, url: str) -> requests.Response:
+    def get_exactly(self, url: str, timeout_s: float) -> requests.Response:
         """GET with the target byte for byte: the libraries below re-quote it, and that breaks signed links."""
         request = self.prepare_request(requests.Request("GET", url))
         if url.isascii():
             self._adapter.target = _target(url)
-        return self.send(request, stream=True, timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S), allow_redirects=False)
+        return self.send(request, stream=True, timeout=(CONNECT_TIMEOUT_S, timeout_s), allow_redirects=False)
 
     def get_redirect_target(self, resp: requests.Response) -> None:
         """None: requests would read the whole body of a redirect, even one that it is told not to follow."""

