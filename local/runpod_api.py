@@ -32,8 +32,6 @@ class Job:
     output: Any = None
     error: Any = None
     worker: str | None = None
-    stop_pod: bool = False
-    progress: list[Any] = field(default_factory=list)
     stream: list[Any] = field(default_factory=list)
     created: float = field(default_factory=time.time)
     taken: float | None = None
@@ -160,11 +158,9 @@ class LocalRunPod:
         # The SDK says form-urlencoded and sends JSON.
         answer = await request.json()
         if answer.get("status") == "IN_PROGRESS":
-            job.progress.append(answer.get("output"))
             job.output = answer.get("output")
         elif job.status not in FINAL:
             job.output, job.error = answer.get("output"), answer.get("error")
-            job.stop_pod = bool(answer.get("stopPod"))
             job.status = "FAILED" if job.error else "COMPLETED"
             job.finished = time.time()
         await self._notify()

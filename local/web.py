@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Self
 
@@ -18,11 +19,15 @@ class Reply:
 
 
 class ImageHost:
-    """A web server in a thread. `replies` maps targets (path and query) to answers; `requests` lists what was asked."""
+    """A web server in a thread.
+
+    `replies` maps targets (path and query) to answers; `requests` and `headers` list what was asked.
+    """
 
     def __init__(self) -> None:
         self.replies: dict[str, Reply] = {}
         self.requests: list[str] = []
+        self.headers: list[Message] = []
         host = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -30,6 +35,7 @@ class ImageHost:
 
             def do_GET(self) -> None:
                 host.requests.append(self.path)
+                host.headers.append(self.headers)
                 reply = host.replies.get(self.path, Reply(b"no such picture", 404))
                 if reply.script:
                     self.close_connection = True

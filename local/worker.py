@@ -21,6 +21,7 @@ def environment(model: Path, *parts: Mapping[str, str]) -> dict[str, str]:
     own = {
         "MODEL_ID": str(model),
         "ALLOW_CPU": "1",
+        "CUDA_VISIBLE_DEVICES": "",
         "ALLOWED_PRIVATE_NETWORKS": "127.0.0.0/8",
         # The model is so small that a second thread only waits for the first.
         "OMP_NUM_THREADS": "1",

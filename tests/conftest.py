@@ -6,6 +6,8 @@ from pathlib import Path
 
 # Before torch is imported anywhere: the tiny model only waits for a second thread.
 os.environ["OMP_NUM_THREADS"] = "1"
+# On a machine with a GPU too, tests are about the CPU.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 # And before huggingface_hub is: no test may ask the Hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Local parts are reached directly, whatever proxy this shell uses.

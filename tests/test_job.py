@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import logging
+import socket
 import sys
 import threading
 import time
@@ -15,9 +16,11 @@ from typing import Any
 import pytest
 import requests
 from PIL import Image
+from runpod.serverless.modules.rp_job import run_job
 
 from local import worker
 from local.bucket import BUCKET, LocalBucket
+from local.tls import Authority, TLSForwarder
 from local.web import ImageHost, Reply
 from qwen_worker import log as job_log
 from qwen_worker.build import assemble, build_bucket, build_editor
@@ -42,7 +45,9 @@ def editor(tiny: Path, shared_bucket: LocalBucket) -> Editor:
 
 def settings_of(model: Path, bucket: LocalBucket, **more: str) -> Settings:
     variables = worker.environment(model, bucket.environment, {"WARMUP": "0", **more})
-    named = {name.lower(): value for name, value in variables.items() if name.lower() in Settings.model_fields}
+    named = {
+        name.lower(): value for name, value in variables.items() if value and name.lower() in Settings.model_fields
+    }
     return Settings(_env_file=None, **named)  # type: ignore[arg-type]
 
 
@@ -485,6 +490,74 @@ def test_limits_come_from_the_settings(tiny: Path, shared_bucket: LocalBucket, h
     assert "20000 bytes" in error_of(answer(jobs, said(too_long)))["message"]
     assert "10000 pixels" in error_of(answer(jobs, said(too_many)))["message"]
     assert answer(jobs, said(fine, num_inference_steps=9))["result"]["meta"]["num_inference_steps"] == 2
+
+
+def test_the_buckets_settings_reach_it(
+    tiny: Path, shared_bucket: LocalBucket, host: ImageHost, editor: Editor, authority: Authority
+) -> None:
+    """TLS, the authority to trust, and the life of a link."""
+    url = host.put("/a.png", file_of(photo()))
+    with TLSForwarder(shared_bucket.port, authority.context("127.0.0.1")) as tls:
+        secure = {"S3_ENDPOINT": f"127.0.0.1:{tls.port}", "S3_SECURE": "true", "PRESIGN_EXPIRY": "77"}
+        trusting = settings_of(tiny, shared_bucket, **secure, SSL_CERT_FILE=str(authority.file))
+        body = answer(assemble(trusting, editor), said(url))
+        doubting = settings_of(tiny, shared_bucket, **secure, SSL_CERT_FILE="")
+
+        assert body["result"]["presigned_url"].startswith("https://")
+        assert "X-Amz-Expires=77&" in body["result"]["presigned_url"]
+        assert body["result"]["expires_in"] == 77
+        assert error_of(answer(assemble(doubting, editor), said(url)))["type"] == "CacheReadFailed"
+
+
+def test_sources_over_tls_trust_the_same_authority(
+    tiny: Path, shared_bucket: LocalBucket, host: ImageHost, editor: Editor, authority: Authority
+) -> None:
+    """And no other."""
+    host.put("/a.png", file_of(photo()))
+    with TLSForwarder(host.port, authority.context("localhost")) as tls:
+        url = f"https://localhost:{tls.port}/a.png"
+        doubting = settings_of(tiny, shared_bucket, SSL_CERT_FILE="")
+        trusting = settings_of(tiny, shared_bucket, SSL_CERT_FILE=str(authority.file))
+
+        assert error_of(answer(assemble(doubting, editor), said(url)))["type"] == "DownloadFailed"
+        assert answer(assemble(trusting, editor), said(url))["status"] == "success"
+
+
+def test_the_time_limit_reaches_source_and_bucket(
+    tiny: Path, shared_bucket: LocalBucket, host: ImageHost, editor: Editor
+) -> None:
+    """TIMEOUT_SECONDS for each."""
+
+    def silent(_: Any) -> None:
+        time.sleep(3)
+
+    host.replies["/a.png"] = Reply(script=silent)
+    quick = {"TIMEOUT_SECONDS": "0.5"}
+    of_source = answer(assemble(settings_of(tiny, shared_bucket, **quick), editor), said(host.url("/a.png")))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        nobody = {**quick, "S3_ENDPOINT": f"127.0.0.1:{server.getsockname()[1]}"}
+        of_bucket = answer(assemble(settings_of(tiny, shared_bucket, **nobody), editor), said(host.url("/a.png")))
+
+    assert "longer than 0.5 s" in error_of(of_source)["message"]
+    assert "longer than 0.5 s" in error_of(of_bucket)["message"]
+
+
+def test_runpods_sdk_understands_both_answers() -> None:
+    """Its own code: an error is a string beside the output, and the wish for another worker stops the pod."""
+    error = {"status": "error", "error": {"type": "ModelError", "message": "m", "details": {}}}
+
+    def sick(_job: dict[str, Any]) -> dict[str, Any]:
+        return Answer(error, refresh_worker=True).on_the_wire()
+
+    def fine(_job: dict[str, Any]) -> dict[str, Any]:
+        return Answer({"status": "success", "result": {"a": 1}}).on_the_wire()
+
+    of_sick = asyncio.run(run_job(sick, {"id": "a", "input": {}}))
+    of_fine = asyncio.run(run_job(fine, {"id": "a", "input": {}}))
+
+    assert json.loads(of_sick["error"]) == error["error"]
+    assert of_sick["stopPod"] is True
+    assert of_fine == {"output": {"status": "success", "result": {"a": 1}}}
 
 
 def test_model_errors_are_no_secret_to_the_log(

@@ -1,7 +1,6 @@
 """A folder → a pipeline that encodes what it is meant to encode."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -11,11 +10,14 @@ from typing import Any
 import pytest
 import torch
 from diffusers import QwenImageEditPipeline, QwenImageEditPlusPipeline
+from pydantic import SecretStr
 from safetensors.torch import load_file, save_file
 
-from local import tiny_model
+from local import tiny_model, worker
 from local.web import ImageHost, Reply
+from qwen_worker.build import build_editor
 from qwen_worker.model.load import LoadError, Model, give_image_positions, load
+from qwen_worker.settings import Settings
 from tests.model.conftest import load_tiny
 from tests.pictures import photo
 
@@ -112,11 +114,11 @@ def test_a_model_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 
 
 DOWNLOAD = """
-import sys
-from pathlib import Path
-from qwen_worker.model.load import LoadError, load
+from qwen_worker.build import build_editor
+from qwen_worker.model.load import LoadError
+from qwen_worker.settings import load_settings
 try:
-    load("someone/model", "0" * 40, token="", cache=Path(sys.argv[1]), allow_cpu=True)
+    build_editor(load_settings())
 except LoadError as error:
     print(error)
 """
@@ -124,13 +126,17 @@ except LoadError as error:
 
 @pytest.mark.slow
 def test_a_download_that_breaks_is_an_error(host: ImageHost, tmp_path: Path) -> None:
-    """Whatever the Hub's client raises: it is refused, or the connection ends in the middle."""
-    variables = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": host.url("")}
-    command = [sys.executable, "-c", DOWNLOAD, str(tmp_path)]
+    """Whatever the Hub's client raises: it is refused, or the connection ends in the middle. The token is sent."""
+    bucket = {"S3_ENDPOINT": "s3", "S3_ACCESS_KEY": "a", "S3_SECRET_KEY": "b", "S3_BUCKET": "pictures"}
+    model = {"MODEL_ID": "someone/model", "MODEL_REVISION": "0" * 40, "HF_TOKEN": "hf_test", "HF_HOME": str(tmp_path)}
+    hub = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": host.url("")}
+    variables = worker.environment(Path(), bucket, model, hub)
 
     def download() -> str:
-        done = subprocess.run(command, env=variables, capture_output=True, text=True, check=True, timeout=60)
-        return done.stdout
+        done = subprocess.run(
+            [sys.executable, "-c", DOWNLOAD], env=variables, capture_output=True, text=True, check=True, timeout=120
+        )
+        return str(done.stdout)
 
     refused = download()
     cut = b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n{"
@@ -138,9 +144,30 @@ def test_a_download_that_breaks_is_an_error(host: ImageHost, tmp_path: Path) -> 
         host.replies[target] = Reply(script=lambda handler: (handler.wfile.write(cut), None)[1])
     broken = download()
 
-    assert host.requests
+    assert "Bearer hf_test" in {headers["Authorization"] for headers in host.headers}
     assert refused.startswith("someone/model at 0000")
     assert broken.startswith("someone/model at 0000")
+
+
+def test_a_downloaded_model_is_found_where_hf_home_says(tiny: Path, tmp_path: Path) -> None:
+    """In the layout of the Hub's cache, which is that of RunPod's cached models; nothing is asked of the Hub."""
+    snapshot = tmp_path / "hub" / "models--someone--model" / "snapshots" / ("0" * 40)
+    shutil.copytree(tiny, snapshot)
+    settings = Settings(
+        _env_file=None,
+        s3_endpoint="s3",
+        s3_access_key=SecretStr("a"),
+        s3_secret_key=SecretStr("b"),
+        s3_bucket="pictures",
+        model_id="someone/model",
+        model_revision="0" * 40,
+        hf_home=tmp_path,
+        allow_cpu=True,
+        warmup=False,
+    )
+    editor = build_editor(settings)
+
+    assert (editor.model_id, editor.model_revision) == ("someone/model", "0" * 40)
 
 
 @pytest.mark.parametrize("which", ["model", "plus_model"])
