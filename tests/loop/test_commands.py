@@ -39,7 +39,8 @@ def test_the_demo_shows_one_edit(tmp_path: Path) -> None:
     assert "[############################] done" in done.stdout
     assert job["status"] == "COMPLETED"
     assert meta["prompt"] == json.loads((ROOT / "test_input.json").read_text())["input"]["prompt"]
-    assert Image.open(tmp_path / "out" / "demo.png").height == 480
+    with Image.open(tmp_path / "out" / "demo.png") as picture:
+        assert picture.height == 480
 
 
 def test_serve_prints_a_line_that_works(tmp_path: Path) -> None:
