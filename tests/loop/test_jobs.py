@@ -236,6 +236,7 @@ def test_the_log_is_json_and_tells_no_secret(stack: Stack) -> None:
     job = result["object_key"].rsplit("/", 1)[1].removesuffix(".png")
     of_the_job = [line for line in lines if line.get("job_id") == job]
 
+    assert stack.api.pings > 0
     assert all(isinstance(line, dict) and line["level"] and line["time"] for line in lines)
     assert [line["message"] for line in of_the_job if line["logger"] == "qwen_worker.job"] == ["job done"]
     assert any(line["logger"] == "runpod" and line["requestId"] == job for line in of_the_job)

@@ -39,6 +39,12 @@ def edit(editor: Editor, *pictures: Image.Image, **fields: Any) -> bytes:
     return editor.edit(ask(**fields), pictures or (photo(),), threading.Event()).tobytes()
 
 
+@pytest.fixture(scope="module")
+def base(model: Model) -> bytes:
+    """The picture that the plain request makes."""
+    return edit(Editor(model, timeout_s=60))
+
+
 @contextmanager
 def before_the_transformer(model: Model, act: Any) -> Iterator[None]:
     """Do something each time the transformer is about to run: torch's own hook."""
@@ -104,12 +110,11 @@ def test_fresh_noise_comes_from_the_seed_and_is_not_the_start_noise(editor: Edit
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
-def test_a_job_leaves_nothing_to_the_next(editor: Editor, name: SchedulerName) -> None:
+def test_a_job_leaves_nothing_to_the_next(editor: Editor, name: SchedulerName, base: bytes) -> None:
     """Another sampler in between changes no byte."""
-    before = edit(editor)
     edit(editor, scheduler=name)
 
-    assert edit(editor) == before
+    assert edit(editor) == base
 
 
 def test_several_pictures_are_seen_in_their_order(plus_editor: Editor) -> None:
@@ -195,9 +200,8 @@ def test_time_runs_out_between_steps(model: Model) -> None:
     assert caught.value.details["steps_done"] == len(steps) // 2
 
 
-def test_a_cancelled_edit_stops_between_steps(editor: Editor, model: Model) -> None:
+def test_a_cancelled_edit_stops_between_steps(editor: Editor, model: Model, base: bytes) -> None:
     """As soon as its step is done, and the next edit is untouched."""
-    before = edit(editor)
     cancelled = threading.Event()
     steps = []
 
@@ -210,7 +214,7 @@ def test_a_cancelled_edit_stops_between_steps(editor: Editor, model: Model) -> N
         editor.edit(ask(num_inference_steps=50), [photo()], cancelled)
 
     assert len(steps) == 4
-    assert edit(editor) == before
+    assert edit(editor) == base
 
 
 @pytest.mark.parametrize(
@@ -234,17 +238,29 @@ def test_what_fails_in_the_model_is_a_model_error(
 ) -> None:
     """A failing device takes the process with it; anything else does not. Nothing of the text reaches the caller."""
 
-    def fail() -> None:
+    def fail(*_: Any) -> None:
         raise raised
 
-    before = edit(editor)
-    with before_the_transformer(model, fail), pytest.raises(ModelError, match=said) as caught:
+    hook = model.pipeline.text_encoder.register_forward_pre_hook(fail)  # the first part that runs
+    with pytest.raises(ModelError, match=said) as caught:
         edit(editor)
+    hook.remove()
 
     assert caught.value.refresh_worker is sick
     assert caught.value.retryable is retryable
     assert str(raised) not in caught.value.message
-    assert edit(editor) == before
+
+
+def test_an_edit_that_fails_leaves_nothing_to_the_next(editor: Editor, model: Model, base: bytes) -> None:
+    """Whatever state it was in."""
+
+    def fail() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with before_the_transformer(model, fail), pytest.raises(ModelError):
+        edit(editor, scheduler="UniPCMultistep")
+
+    assert edit(editor) == base
 
 
 def test_memory_of_a_failed_edit_is_given_back(editor: Editor, model: Model) -> None:
