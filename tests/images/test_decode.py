@@ -245,7 +245,7 @@ def test_a_jpeg_of_endless_scans_is_refused() -> None:
 
 def test_what_lies_behind_or_inside_a_jpeg_is_no_scan() -> None:
     """The film of a motion photo; a thumbnail in the EXIF data."""
-    film = b"\xff\xda\x00\x02" * 500
+    film = bytes(2) + b"\xff\xda\x00\x02" * 500
     behind = file_of(photo(), "JPEG") + film
     inside = file_of(photo(), "JPEG", comment=film[:60_000])
 
