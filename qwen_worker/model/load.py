@@ -11,6 +11,7 @@ import torch
 import transformers
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
+from safetensors import SafetensorError
 from transformers.processing_utils import ProcessorMixin
 
 from qwen_worker.schema import Size
@@ -124,7 +125,7 @@ def _build(folder: Path) -> Any:
         if pipeline_class is None:
             raise LoadError(f"model_index.json names {name}: supported are {', '.join(PIPELINES)}")
         return _assemble(pipeline_class, folder)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise LoadError(f"the model in {folder} cannot be loaded: {error}") from error
 
 

@@ -97,6 +97,16 @@ def test_missing_weights_are_an_error(copy: Path, part: str, file: str) -> None:
         load_tiny(copy)
 
 
+@pytest.mark.parametrize("part", ["transformer", "vae", "text_encoder"])
+def test_half_a_file_is_an_error(copy: Path, part: str) -> None:
+    """As a download that was cut leaves it."""
+    (file,) = (copy / part).glob("*.safetensors")
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+    with pytest.raises(LoadError, match="cannot be loaded"):
+        load_tiny(copy)
+
+
 def test_a_pickle_is_not_opened(copy: Path) -> None:
     """A pickle runs code when it is read."""
     weights = load_file(copy / "vae" / "diffusion_pytorch_model.safetensors")
