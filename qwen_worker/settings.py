@@ -18,14 +18,9 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from qwen_worker.family import EDIT, FAMILY, PipelineName, Row, untested
+
 RUNPOD_VOLUME = Path("/runpod-volume")
-DEFAULT_MODEL = "Qwen/Qwen-Image-Edit"
-#: model id → the commit of its repository that is loaded
-REVISIONS = {
-    DEFAULT_MODEL: "ac7f9318f633fc4b5778c59367c8128225f1e3de",
-    "Qwen/Qwen-Image-Edit-2509": "d3968ef930e841f4c73640fb8afa3b306a78167e",
-    "Qwen/Qwen-Image-Edit-2511": "6f3ccc0b56e431dc6a0c2b2039706d7d26f22cb9",
-}
 LOCAL_REVISION = "local"
 
 
@@ -107,8 +102,15 @@ class Settings(BaseSettings):
         300, description="time of one edit on the GPU in seconds, checked after each step", gt=0, le=86400
     )
     max_inference_steps: int = Field(50, description="more steps than this are clamped, with a warning", ge=2)
-    model_id: str = Field(
-        DEFAULT_MODEL, description="repository on the Hugging Face Hub, or a local folder", min_length=1
+    max_output_pixels: int = Field(
+        50_000_000, description="largest result in pixels; a request for a larger one is refused", ge=1
+    )
+    model_id: str = Field(EDIT.id, description="repository on the Hugging Face Hub, or a local folder", min_length=1)
+    model_class: PipelineName | None = Field(
+        None,
+        description="the pipeline's class, QwenImageEditPipeline or QwenImageEditPlusPipeline; required for a model "
+        "that is not in the table of models, a folder too",
+        validate_default=True,
     )
     model_revision: str = Field(
         "",
@@ -149,6 +151,18 @@ class Settings(BaseSettings):
             raise ValueError(f"is {str(secure).lower()}, but S3_ENDPOINT says {scheme}://")
         return secure
 
+    @field_validator("model_class")
+    @classmethod
+    def _known_class(cls, said: PipelineName | None, info: ValidationInfo) -> PipelineName | None:
+        """Fill in the class of a known model."""
+        model = info.data.get("model_id", "")
+        known = FAMILY[model].pipeline if model in FAMILY else said
+        if known is None:
+            raise ValueError(f"must name the class of {model}, which is not in the table of models")
+        if said not in {None, known}:
+            raise ValueError(f"is {said}, but {model} is a {known}")
+        return known
+
     @field_validator("model_revision")
     @classmethod
     def _pinned(cls, revision: str, info: ValidationInfo) -> str:
@@ -156,11 +170,16 @@ class Settings(BaseSettings):
         model = info.data.get("model_id", "")
         if Path(model).is_dir():
             return LOCAL_REVISION
-        revision = revision or REVISIONS.get(model, "")
+        revision = revision or (FAMILY[model].revision if model in FAMILY else None) or ""
         if not re.fullmatch("[0-9a-f]{40}", revision):
             missing = " (there is no folder of this name)" if model.startswith(("/", ".")) else ""
             raise ValueError(f"must name a commit of {model} by its 40 hex digits{missing}")
         return revision
+
+    @property
+    def model(self) -> Row:
+        """What is known of the model."""
+        return FAMILY.get(self.model_id) or untested(self.model_id, self.model_class or EDIT.pipeline)
 
     @property
     def s3_host(self) -> str:

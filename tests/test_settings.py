@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from qwen_worker.family import FAMILY, Row
 from qwen_worker.settings import Settings, SettingsError, load_settings, volume_home
 
 REQUIRED = {
@@ -58,6 +59,7 @@ def test_every_wrong_variable_is_named_at_once(given: pytest.MonkeyPatch) -> Non
         "PRESIGN_EXPIRY": "604801",
         "MAX_IMAGE_BYTES": "0",
         "TIMEOUT_SECONDS": "-1",
+        "MAX_OUTPUT_PIXELS": "0",
         "PREFETCH": "9",
         "LOG_LEVEL": "LOUD",
         "ALLOWED_PRIVATE_NETWORKS": "nonsense",
@@ -67,7 +69,7 @@ def test_every_wrong_variable_is_named_at_once(given: pytest.MonkeyPatch) -> Non
 
     said = problems()
 
-    expected = {"MODEL_REVISION" if name == "MODEL_ID" else name for name in wrong}
+    expected = (set(wrong) - {"MODEL_ID"}) | {"MODEL_CLASS", "MODEL_REVISION"}
     assert {line.split(":")[0] for line in said.splitlines()} == expected
 
 
@@ -86,6 +88,8 @@ def test_defaults_are_the_documented_ones(given: pytest.MonkeyPatch) -> None:
     assert settings.max_inference_steps == 50
     assert settings.model_id == "Qwen/Qwen-Image-Edit"
     assert settings.model_revision == "ac7f9318f633fc4b5778c59367c8128225f1e3de"
+    assert settings.model_class == "QwenImageEditPipeline"
+    assert settings.max_output_pixels == 50_000_000
     assert not settings.allow_cpu
     assert settings.allowed_private_networks == ()
 
@@ -169,7 +173,8 @@ def test_a_missing_model_folder_is_said(given: pytest.MonkeyPatch) -> None:
 def test_an_unknown_model_must_be_pinned(given: pytest.MonkeyPatch) -> None:
     """A moving branch is code and weights that nobody looked at."""
     given.setenv("MODEL_ID", "someone/else")
-    assert "MODEL_REVISION" in problems()
+    given.setenv("MODEL_CLASS", "QwenImageEditPlusPipeline")
+    assert problems().startswith("MODEL_REVISION")
 
     given.setenv("MODEL_REVISION", "main")
     assert "MODEL_REVISION" in problems()
@@ -178,9 +183,43 @@ def test_an_unknown_model_must_be_pinned(given: pytest.MonkeyPatch) -> None:
     assert load_settings().model_revision == "0" * 40
 
 
+@pytest.mark.parametrize("row", FAMILY.values(), ids=lambda row: row.id)
+def test_a_model_of_the_table_brings_what_is_known_of_it(given: pytest.MonkeyPatch, row: Row) -> None:
+    """Class, defaults and commit; the operator names the commit where none is known."""
+    given.setenv("MODEL_ID", row.id)
+    if row.revision is None:
+        assert problems().startswith("MODEL_REVISION: must name a commit")
+        given.setenv("MODEL_REVISION", "0" * 40)
+    settings = load_settings()
+
+    assert settings.model == row
+    assert settings.model_class == row.pipeline
+    assert settings.model_revision == (row.revision or "0" * 40)
+
+    given.setenv("MODEL_CLASS", "QwenImageEditPipeline" if row.takes_several else "QwenImageEditPlusPipeline")
+    assert problems().startswith("MODEL_CLASS: is ")
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "steps", "several"), [("QwenImageEditPipeline", 30, False), ("QwenImageEditPlusPipeline", 40, True)]
+)
+def test_another_model_needs_its_class(
+    given: pytest.MonkeyPatch, tmp_path: Path, pipeline: str, steps: int, *, several: bool
+) -> None:
+    """Which brings its defaults; a folder too, whose content nobody looked at."""
+    given.setenv("MODEL_ID", str(tmp_path))
+    assert problems().startswith("MODEL_CLASS: must name the class")
+
+    given.setenv("MODEL_CLASS", pipeline)
+    row = load_settings().model
+    assert (row.id, row.pipeline, row.steps, row.takes_several) == (str(tmp_path), pipeline, steps, several)
+    assert not row.tested
+
+
 def test_a_local_folder_needs_no_revision(given: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """There is nothing to pin."""
     given.setenv("MODEL_ID", str(tmp_path))
+    given.setenv("MODEL_CLASS", "QwenImageEditPipeline")
 
     assert load_settings().model_revision == "local"
 

@@ -1,0 +1,63 @@
+"""The models that this worker knows: README, settings and defaults of a request all speak from this table."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+PipelineName = Literal["QwenImageEditPipeline", "QwenImageEditPlusPipeline"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model.
+
+    Args:
+        id: repository on the Hugging Face Hub.
+        pipeline: the class in diffusers that its `model_index.json` names.
+        licence: of the weights.
+        steps: denoising steps of a request that names none.
+        cfg_scale: true_cfg_scale of a request that names none.
+        revision: the commit that is loaded; None: the operator names one.
+        weights_gb: of all parts together in bfloat16, in 10^9 bytes.
+        tested: whether this worker was made for it.
+    """
+
+    id: str
+    pipeline: PipelineName
+    licence: str
+    steps: int
+    cfg_scale: float
+    revision: str | None
+    weights_gb: float | None = 57.7
+    tested: bool = True
+
+    @property
+    def takes_several(self) -> bool:
+        """Whether a request may have several images."""
+        return self.pipeline == "QwenImageEditPlusPipeline"
+
+
+EDIT = Row(
+    # Steps: 30 instead of the 50 of the model's card, which MAX_INFERENCE_STEPS still allows.
+    "Qwen/Qwen-Image-Edit", "QwenImageEditPipeline", "Apache-2.0", 30, 4.0, "ac7f9318f633fc4b5778c59367c8128225f1e3de"
+)  # fmt: skip
+EDIT_PLUS = Row(
+    "Qwen/Qwen-Image-Edit-2509", "QwenImageEditPlusPipeline", "Apache-2.0", 40, 4.0,
+    "d3968ef930e841f4c73640fb8afa3b306a78167e",
+)  # fmt: skip
+#: model id → what is known of it
+FAMILY = {
+    row.id: row
+    for row in (
+        EDIT,
+        EDIT_PLUS,
+        replace(EDIT_PLUS, id="Qwen/Qwen-Image-Edit-2511", revision="6f3ccc0b56e431dc6a0c2b2039706d7d26f22cb9"),
+        replace(EDIT_PLUS, id="FireRedTeam/FireRed-Image-Edit-1.0", revision=None),
+        replace(EDIT_PLUS, id="FireRedTeam/FireRed-Image-Edit-1.1", revision=None),
+    )
+}
+
+
+def untested(model_id: str, pipeline: PipelineName) -> Row:
+    """The row of a model outside the table: the defaults are those of its class."""
+    like = EDIT if pipeline == EDIT.pipeline else EDIT_PLUS
+    return replace(like, id=model_id, licence="unknown", revision=None, weights_gb=None, tested=False)
