@@ -51,9 +51,9 @@ class Answer:
 class Jobs:
     """Answers jobs."""
 
-    def __init__(self, service: Service, *, max_steps: int) -> None:
+    def __init__(self, service: Service, rules: schema.Rules) -> None:
         self._service = service
-        self._max_steps = max_steps
+        self._rules = rules
 
     async def answer(self, job: dict[str, Any]) -> Answer:
         """Do one job.
@@ -75,8 +75,8 @@ class Jobs:
         return answer
 
     async def _success(self, job: dict[str, Any], job_id: str, watch: Stopwatch) -> Answer:
-        request = schema.parse(job.get("input"), job_id=job_id, max_steps=self._max_steps)
-        job_log.hide(*request.images, request.prompt, request.negative_prompt)
+        request = schema.parse(job.get("input"), job_id=job_id, rules=self._rules)
+        job_log.hide(*request.urls, request.prompt, request.negative_prompt)
         with cut_when_cancelled():
             result = await self._service.edit(request, job_id, watch)
         body = result.model_dump(mode="json", by_alias=True)

@@ -1,6 +1,7 @@
 """What a request may say."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import jsonschema
@@ -8,18 +9,21 @@ import pytest
 
 from qwen_worker import schema
 from qwen_worker.errors import BadInput
-from qwen_worker.schema import EditRequest
+from qwen_worker.schema import EditRequest, Rules
 
 URL = "https://example.com/photo.jpg"
+MASK: dict[str, Any] = {"mask_url": "https://example.com/mask.png"}
+TWO: dict[str, Any] = {"image_url": None, "image_urls": [URL, "https://example.com/other.jpg"]}
+RULES = Rules(steps=30, cfg_scale=4.0, max_steps=50, max_images=3)
 
 
-def parse(job_id: str = "job-1", max_steps: int = 50, **fields: Any) -> EditRequest:
-    return schema.parse({"image_url": URL, "prompt": "make it warm", **fields}, job_id=job_id, max_steps=max_steps)
+def parse(job_id: str = "job-1", rules: Rules = RULES, **fields: Any) -> EditRequest:
+    return schema.parse({"image_url": URL, "prompt": "make it warm", **fields}, job_id=job_id, rules=rules)
 
 
-def problems(raw: object) -> dict[str, str]:
+def problems(raw: object, rules: Rules = RULES) -> dict[str, str]:
     with pytest.raises(BadInput) as caught:
-        schema.parse(raw, job_id="job-1", max_steps=50)
+        schema.parse(raw, job_id="job-1", rules=rules)
     return {item["field"]: item["problem"] for item in caught.value.details["problems"]}
 
 
@@ -29,6 +33,11 @@ def test_defaults_are_the_documented_ones() -> None:
 
     assert request == EditRequest(
         images=(URL,),
+        size_from=0,
+        mask=None,
+        strength=None,
+        mask_feather=None,
+        align=False,
         prompt="make it warm",
         negative_prompt=" ",
         seed=request.seed,
@@ -37,7 +46,7 @@ def test_defaults_are_the_documented_ones() -> None:
         scheduler="FlowMatchEuler",
         output_format="png",
         output_quality=95,
-        size=None,
+        size="source",
         warnings=(),
     )
 
@@ -57,15 +66,36 @@ def test_every_problem_is_named_in_one_answer() -> None:
             "width": 100,
             "height": 100,
             "steps": 20,
+            "image_urls": [],
+            "size_from": 3,
+            "mask_url": "nope",
+            "strength": 0,
+            "mask_feather": -1,
+            "size": "huge",
+            "align": "yes",
         }
     )
-    crossed = problems({"image_url": "", "prompt": "", "true_cfg_scale": 4, "guidance_scale": 5, "width": 512})
+    crossed = problems(
+        {
+            "image_url": "",
+            "prompt": "",
+            "true_cfg_scale": 4,
+            "guidance_scale": 5,
+            "width": 512,
+            "size_from": 1,
+            "strength": 0.5,
+            "mask_feather": 3,
+        }
+    )
 
     assert set(found) == {
         "image_url", "prompt", "seed", "num_inference_steps", "true_cfg_scale", "scheduler", "output_format",
-        "output_quality", "width", "height", "steps",
+        "output_quality", "width", "height", "steps", "image_urls", "size_from", "mask_url", "strength",
+        "mask_feather", "size", "align",
     }  # fmt: skip
-    assert set(crossed) == {"image_url", "prompt", "guidance_scale", "height"}
+    assert set(crossed) == {
+        "image_url", "prompt", "guidance_scale", "height", "size_from", "strength", "mask_feather",
+    }  # fmt: skip
     assert "'FlowMatchEuler', 'UniPCMultistep', 'DPMSolverMultistep', 'FlowMatchHeun'" in found["scheduler"]
     assert "2 or more" in found["num_inference_steps"]
 
@@ -157,7 +187,7 @@ def test_the_seed_of_a_job_that_is_run_again_is_the_same() -> None:
 
 def test_too_many_steps_are_clamped_and_said() -> None:
     """Above the maximum the job is done with the maximum."""
-    request = parse(num_inference_steps=1000, max_steps=40)
+    request = parse(num_inference_steps=1000, rules=replace(RULES, max_steps=40))
 
     assert request.num_inference_steps == 40
     assert request.warnings == ("num_inference_steps 1000 was clamped to 40",)
@@ -187,11 +217,66 @@ def test_width_and_height_go_together() -> None:
         assert "together" in problems({"image_url": URL, "prompt": "x", side: 512})["height"]
 
 
+def test_the_defaults_are_the_models() -> None:
+    """And the request overrides them."""
+    rules = replace(RULES, steps=40, cfg_scale=2.5)
+    request = parse(rules=rules)
+    other = parse(rules=rules, num_inference_steps=10, true_cfg_scale=1)
+
+    assert (request.num_inference_steps, request.true_cfg_scale) == (40, 2.5)
+    assert (other.num_inference_steps, other.true_cfg_scale) == (10, 1)
+
+
+def test_images_are_named_one_way() -> None:
+    """By one address, or by a list in its order."""
+    assert parse(**TWO).images == tuple(TWO["image_urls"] or ())
+    assert parse(image_url=None, image_urls=[URL]).images == (URL,)
+    for both in ({"image_url": URL, "image_urls": [URL]}, {}):
+        assert problems({"prompt": "x", **both}) == {"image_url": "give either image_url or image_urls"}
+    assert "image_urls.1" in problems({"prompt": "x", "image_urls": [URL, "ftp://example.com/"]})
+    assert "image_urls" in problems({"prompt": "x", "image_urls": [URL] * 4})
+
+
+def test_a_model_of_one_image_takes_one() -> None:
+    """It says so, and what would take more."""
+    one = replace(RULES, max_images=1)
+
+    assert parse(rules=one, image_url=None, image_urls=[URL]).images == (URL,)
+    assert "one picture at a time" in problems({"prompt": "x", **TWO}, one)["image_urls"]
+
+
+def test_the_size_comes_from_an_image_that_is_there() -> None:
+    """Counted from 0."""
+    assert parse(**TWO, size_from=1).size_from == 1
+    assert set(problems({"prompt": "x", **TWO, "size_from": 2})) == {"size_from"}
+
+
+def test_what_a_mask_needs() -> None:
+    """A single picture; strength and feather need a mask."""
+    plain = parse(**MASK)
+
+    assert (plain.mask, plain.strength, plain.mask_feather) == (MASK["mask_url"], 1.0, 4)
+    assert (parse(**MASK, strength=0.3).strength, parse(**MASK, mask_feather=0).mask_feather) == (0.3, 0)
+    assert set(problems({"prompt": "x", "image_url": URL, "strength": 0.3, "mask_feather": 0})) == {
+        "strength", "mask_feather",
+    }  # fmt: skip
+    assert "single picture" in problems({"prompt": "x", **TWO, **MASK})["mask_url"]
+    assert plain.urls == (URL, MASK["mask_url"])
+
+
+def test_a_size_is_said_one_way() -> None:
+    """By its name or by its sides."""
+    assert parse(size="native").size == "native"
+    assert "leave either out" in problems(
+        {"prompt": "x", "image_url": URL, "size": "source", "width": 512, "height": 512}
+    )["width"]  # fmt: skip
+
+
 def test_the_digest_tells_requests_apart() -> None:
     """Whatever decides the picture is in the digest; the address that its bytes came from is not."""
     one = parse(seed=1)
 
-    assert one.digest(("a",)) == parse(seed=1, image_url="https://elsewhere.com/").digest(("a",))
+    assert one.digest("a", "") == parse(seed=1, image_url="https://elsewhere.com/").digest("a", "")
     for other in (
         parse(seed=2),
         parse(seed=1, prompt="else"),
@@ -202,9 +287,14 @@ def test_the_digest_tells_requests_apart() -> None:
         parse(seed=1, output_format="webp"),
         parse(seed=1, output_quality=90),
         parse(seed=1, width=512, height=512),
+        parse(seed=1, size="native"),
+        parse(seed=1, align=True),
+        parse(seed=1, **TWO, size_from=1),
     ):
-        assert other.digest(("a",)) != one.digest(("a",))
-    assert one.digest(("b",)) != one.digest(("a",))
+        assert other.digest("a", "") != one.digest("a", "")
+    assert len({one.digest(*given) for given in (("a", ""), ("b", ""), ("ab", ""), ("ba", ""), ("a", "b"))}) == 5
+    masked = {parse(seed=1, **MASK, **more).digest("a", "b") for more in ({}, {"strength": 0.5}, {"mask_feather": 1})}
+    assert len(masked) == 3
 
 
 def test_problems_are_bounded() -> None:
@@ -237,14 +327,36 @@ def test_problems_are_bounded() -> None:
         ({"scheduler": "DDIM"}, False),
         ({"seed": 2**32}, False),
         ({"unknown": 1}, False),
+        ({"image_url": None}, False),
+        ({"image_urls": [URL]}, False),
+        ({"image_url": None, "image_urls": [URL]}, True),
+        ({"image_url": None, "image_urls": [URL, URL, URL], "size_from": 2}, True),
+        ({"image_url": None, "image_urls": [URL, "nope"]}, False),
+        ({"image_url": None, "image_urls": []}, False),
+        ({"image_url": None, "image_urls": [URL] * 4}, False),
+        ({"size_from": 3}, False),
+        ({"size": "native"}, True),
+        ({"size": "large"}, False),
+        ({"size": "source", "width": 512, "height": 512}, False),
+        ({"size": None, "width": 512, "height": 512}, True),
+        ({"align": True}, True),
+        ({"align": 1}, False),
+        ({**MASK, "strength": 0.5, "mask_feather": 0}, True),
+        ({**MASK, "strength": 1, "mask_feather": 8.0}, True),
+        ({"strength": 0.5}, False),
+        ({"mask_feather": 5}, False),
+        ({**MASK, "strength": 0}, False),
+        ({**MASK, "strength": 1.1}, False),
+        ({**MASK, "mask_feather": 257}, False),
+        ({"mask_url": "nope"}, False),
     ],
 )
 def test_the_json_schema_says_what_parse_says(fields: dict[str, Any], *, valid: bool) -> None:
-    """But for three rules that it cannot say: credentials in a URL, two scales that differ, one null side."""
+    """But for what it cannot say: credentials in a URL, scales that differ, an image that is not there, null pairs."""
     raw = {"image_url": URL, "prompt": "x", **fields}
 
     assert jsonschema.Draft202012Validator(schema.json_schema()).is_valid(raw) is valid
     if valid:
-        schema.parse(raw, job_id="a", max_steps=50)
+        schema.parse(raw, job_id="a", rules=RULES)
     else:
         assert problems(raw)

@@ -1,0 +1,94 @@
+"""The contract of an answer: where the picture is, and how it was made."""
+
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from qwen_worker.schema import Frozen, Knobs, Size
+
+
+class Picture(BaseModel):
+    """What is known of one picture; width and height in pixels, after orientation."""
+
+    model_config = Frozen
+
+    width: int
+    height: int
+    format: str
+    sha256: str
+
+
+class Transform(BaseModel):
+    """A point (x, y) of the source lies at (scale x + offset) on the picture that the model made, in pixels."""
+
+    model_config = Frozen
+
+    scale: tuple[float, float]
+    offset: Size
+
+
+class Geometry(BaseModel):
+    """How source and result lie on one another.
+
+    source: size of the upright source that set the size.
+    generated: size of the picture that the model made.
+    transform: None if the size that was asked for has another shape than the source: the model composes anew then.
+    shift_px: how far the result slid against the source, right and down, in pixels of the result; before `align`.
+    scale_percent: how much it grew. Both are None where too few parts of the pictures agree on it.
+    fit: the share of the parts of the source that were found again where shift and scale say, 0 to 1.
+    changed_percent: of the result's pixels, those that visibly differ from the source.
+    aligned: shift and scale were undone.
+    """
+
+    model_config = Frozen
+
+    source: Size
+    generated: Size
+    transform: Transform | None = None
+    shift_px: tuple[float, float] | None = None
+    scale_percent: float | None = None
+    fit: float | None = None
+    changed_percent: float | None = None
+    aligned: bool = False
+
+
+class Timings(BaseModel):
+    """Wall time of each stage in milliseconds. `queue` is the wait for the GPU; `total` begins with the job."""
+
+    model_config = Frozen
+
+    validate_: float = Field(alias="validate")
+    fetch: float
+    decode: float
+    queue: float
+    edit: float
+    encode: float
+    upload: float
+    total: float
+
+
+class Meta(Knobs):
+    """How the picture was made. `cache` is a hit if sources and mask all came out of the bucket."""
+
+    model_id: str
+    model_revision: str
+    warnings: tuple[str, ...]
+    cache: Literal["hit", "miss"]
+    sources: tuple[Picture, ...]
+    mask: Picture | None
+    output: Picture
+    geometry: Geometry
+    timings_ms: Timings
+
+
+class EditResult(BaseModel):
+    """Where the picture is, and how it was made. The link works for `expires_in` seconds."""
+
+    model_config = Frozen
+
+    presigned_url: str
+    bucket: str
+    object_key: str
+    content_type: str
+    expires_in: int
+    meta: Meta
