@@ -17,3 +17,15 @@ def file_of(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+def scene(width: int, height: int, seed: int = 0) -> Image.Image:
+    """A picture with content of every fineness, as a photograph has."""
+    draw = np.random.default_rng(seed)
+    pixels = np.zeros((height, width, 3))
+    for details in (4, 9, 20, 60, 150):
+        shape = max(2, height * details // max(width, height)), max(2, width * details // max(width, height)), 3
+        layer = Image.fromarray(draw.integers(0, 256, shape, dtype=np.uint8))
+        pixels += np.asarray(layer.resize((width, height), Image.Resampling.BICUBIC)) / details**0.5
+    pixels -= pixels.min()
+    return Image.fromarray((pixels * (255 / max(pixels.max(), 1))).astype(np.uint8))

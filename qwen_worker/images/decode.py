@@ -44,36 +44,38 @@ class Decoded:
     warnings: tuple[str, ...] = ()
 
 
-def decode(data: bytes, *, max_pixels: int) -> Decoded:
+def decode(data: bytes, *, max_pixels: int, what: str = "the source", backdrop: str = "white") -> Decoded:
     """Read a JPEG, PNG or WebP.
 
     Args:
         data: the file.
         max_pixels: width times height that is accepted, checked before the pixels are decoded.
+        what: what errors and warnings call it.
+        backdrop: the colour of what is transparent.
 
     Raises:
         BadInput: the bytes are not such a picture, are damaged, or are too large.
     """
     try:
         opened = Image.open(io.BytesIO(data), formats=FORMATS)
-        _check_size(opened, data, max_pixels)
+        _check_size(opened, data, max_pixels, what)
         opened.load()
-        return _photograph(opened)
+        return _photograph(opened, what, backdrop)
     except (OSError, ValueError, SyntaxError, EOFError, RuntimeError) as error:
         # Pillow raises SyntaxError for broken headers, ValueError and RuntimeError for impossible ones.
         raise BadInput(
-            "the source is not a readable JPEG, PNG or WebP picture: is the link the picture itself, and complete?"
+            f"{what} is not a readable JPEG, PNG or WebP picture: is the link the picture itself, and complete?"
         ) from error
 
 
-def _check_size(opened: Image.Image, data: bytes, max_pixels: int) -> None:
+def _check_size(opened: Image.Image, data: bytes, max_pixels: int, what: str) -> None:
     width, height = opened.size
     if width * height > max_pixels:
-        raise BadInput(f"the source has {width} x {height} pixels: send at most {max_pixels} pixels")
+        raise BadInput(f"{what} has {width} x {height} pixels: send at most {max_pixels} pixels")
     if max(width, height) > MAX_SIDE:
-        raise BadInput(f"the source has {width} x {height} pixels: send at most {MAX_SIDE} a side")
+        raise BadInput(f"{what} has {width} x {height} pixels: send at most {MAX_SIDE} a side")
     if opened.format in {"JPEG", PHONE_JPEG} and _has_endless_scans(data):
-        raise BadInput(f"the source is a JPEG of more than {MAX_JPEG_SCANS} scans: save it as a baseline JPEG")
+        raise BadInput(f"{what} is a JPEG of more than {MAX_JPEG_SCANS} scans: save it as a baseline JPEG")
 
 
 def _has_endless_scans(data: bytes) -> bool:
@@ -90,25 +92,27 @@ def _has_endless_scans(data: bytes) -> bool:
     return scans > MAX_JPEG_SCANS
 
 
-def _photograph(opened: Image.Image) -> Decoded:
+def _photograph(opened: Image.Image, what: str, backdrop: str) -> Decoded:
     notes = []
     frames = getattr(opened, "n_frames", 1)
     if frames > 1 and opened.format != PHONE_JPEG:
-        notes.append(f"the source is animated: the first of its {frames} frames was used")
+        notes.append(f"{what} is animated: the first of its {frames} frames was used")
     try:
         orientation = opened.getexif().get(ORIENTATION)
     except (SyntaxError, ValueError, LookupError, TypeError, OSError, struct.error):
         orientation = None
-        notes.append("the source's EXIF data is broken: its orientation was ignored")
+        notes.append(f"{what}'s EXIF data is broken: its orientation was ignored")
     image = _eight_bit(opened)
     if orientation in UPRIGHT:
         image = image.transpose(UPRIGHT[orientation])
     if profile := opened.info.get("icc_profile"):
         converted = _to_srgb(image, profile)
         if converted is None:
-            notes.append("the source's colour profile is broken and was ignored")
+            notes.append(f"{what}'s colour profile is broken and was ignored")
         image = converted or image
-    return Decoded(_flatten(image), "JPEG" if opened.format == PHONE_JPEG else str(opened.format), tuple(notes))
+    return Decoded(
+        _flatten(image, backdrop), "JPEG" if opened.format == PHONE_JPEG else str(opened.format), tuple(notes)
+    )
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
@@ -143,9 +147,9 @@ def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image | None:
     return converted
 
 
-def _flatten(image: Image.Image) -> Image.Image:
-    """Lay a transparent picture on white: what lies hidden below alpha 0 must not appear."""
+def _flatten(image: Image.Image, backdrop: str) -> Image.Image:
+    """Lay a transparent picture on one colour: what lies hidden below alpha 0 must not appear."""
     if not image.has_transparency_data:
         return image.convert("RGB")
     layer = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, backdrop), layer).convert("RGB")

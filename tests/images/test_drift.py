@@ -1,0 +1,108 @@
+"""How far a result has slid and grown, on pictures that were moved by a known map."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from qwen_worker.images import drift
+from qwen_worker.schema import Size
+from tests.pictures import photo, scene
+
+MOVES = [(0.0, 0.0, 0.0), (0.4, -0.3, 0.001), (3.3, -2.7, 0.0), (0.0, 0.0, 0.01), (9.0, 6.0, 0.02), (-15.0, 8.0, -0.03)]
+
+
+def moved(picture: Image.Image, right: float, down: float, growth: float) -> Image.Image:
+    """Each point goes to p + shift + growth * (p - centre): by Pillow's own map, from where a pixel comes."""
+    scale = 1 / (1 + growth)
+    centre_x, centre_y = picture.width / 2, picture.height / 2
+    x = centre_x - scale * (centre_x + right)
+    y = centre_y - scale * (centre_y + down)
+    return picture.transform(picture.size, Image.Transform.AFFINE, (scale, 0, x, 0, scale, y), Image.Resampling.BICUBIC)
+
+
+def edited(picture: Image.Image) -> Image.Image:
+    """Other colours everywhere, and another content in a sixth of it."""
+    pixels = np.asarray(picture) * [0.9, 0.8, 0.6] + 12
+    result = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+    result.paste(photo(picture.width // 3, picture.height // 2, seed=99), (picture.width // 4, picture.height // 4))
+    return result
+
+
+@pytest.mark.parametrize("size", [(1024, 1024), (688, 1488), (2000, 1500), (512, 384)])
+@pytest.mark.parametrize("move", MOVES)
+def test_a_known_drift_is_recovered(size: Size, move: tuple[float, float, float]) -> None:
+    """To a tenth of a pixel and a twentieth of a percent, below a local edit and other colours."""
+    source = scene(*size)
+    found, fit = drift.measure(source, edited(moved(source, *move)))
+
+    assert found
+    assert fit > 0.6
+    assert np.abs(np.subtract(found.shift, move[:2])).max() < 0.1
+    assert abs(found.growth - move[2]) < 0.0005
+
+
+@pytest.mark.parametrize("move", MOVES[1:])
+def test_a_drift_is_undone(move: tuple[float, float, float]) -> None:
+    """What is left is far below half a pixel."""
+    source = scene(1024, 768)
+    result = edited(moved(source, *move))
+    found, _ = drift.measure(source, result)
+    assert found
+    rest, fit = drift.measure(source, drift.undo(found, result))
+
+    assert rest
+    assert fit > 0.6
+    assert np.hypot(*rest.shift) < 0.1
+    assert abs(rest.growth) < 0.0002
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        photo(640, 480, seed=7),
+        Image.new("RGB", (640, 480), "grey"),
+        Image.fromarray(np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)),
+        scene(640, 480).transpose(Image.Transpose.ROTATE_180),
+        scene(640, 480).rotate(10),
+    ],
+    ids=["another picture", "flat", "noise", "upside down", "turned"],
+)
+def test_what_does_not_fit_is_not_forced(result: Image.Image) -> None:
+    """No map is better than a wrong one."""
+    found, fit = drift.measure(scene(640, 480), result)
+
+    assert found is None
+    assert fit < drift.MIN_FIT
+
+
+@pytest.mark.parametrize("size", [(64, 48), (20, 20), (3, 3), (1, 1), (1000, 40), (40, 1000)])
+def test_small_and_narrow_pictures_are_no_error(size: Size) -> None:
+    """Whatever is found."""
+    for source in (scene(*size), Image.new("RGB", size)):
+        drift.measure(source, source)
+
+    assert drift.changed_share(scene(*size), scene(*size)) == 0
+
+
+def test_half_of_the_blocks_must_agree() -> None:
+    """A picture of which more than half was replaced says nothing of the rest."""
+    source = scene(1024, 768)
+    fits = []
+    for share in (0.3, 0.7):
+        result = source.copy()
+        result.paste(photo(1024, int(768 * share), seed=5), (0, 0))
+        found, fit = drift.measure(source, result)
+        fits.append(fit)
+        assert (found is not None) is (share < 0.5)
+
+    assert fits[0] > drift.MIN_FIT > fits[1]
+
+
+def test_the_share_of_changed_pixels() -> None:
+    """Those that visibly differ, in any colour; not those that coding changes."""
+    source = scene(400, 300)
+    other = np.asarray(source).astype(int)
+    other[:, :100, 2] = (other[:, :100, 2] + 128) % 256
+    other[:, 100:] += np.where(other[:, 100:] < 200, 10, -10)
+
+    assert drift.changed_share(source, Image.fromarray(other.astype(np.uint8))) == pytest.approx(0.25)
