@@ -14,6 +14,7 @@ import torch
 from diffusers import AutoencoderKLQwenImage
 from PIL import Image
 
+from local.worker import class_of
 from qwen_worker.model import schedulers
 from qwen_worker.model.load import load
 from qwen_worker.schema import SchedulerName
@@ -55,7 +56,8 @@ class ExactModel:
 
     def __init__(self, tiny: Path) -> None:
         self.velocity = ExactVelocity()
-        self.pipeline = load(str(tiny), "local", token="", cache=None, allow_cpu=True).pipeline
+        own: Any = {"pipeline": class_of(tiny), "token": "", "cache": None, "allow_cpu": True}
+        self.pipeline = load(str(tiny), "local", **own).pipeline
         self.pipeline.transformer = self.velocity
         self.pipeline.text_encoder.to(torch.float32)
         self.pipeline.vae = AutoencoderKLQwenImage(

@@ -1,6 +1,7 @@
 """The worker, `python handler.py`, as a child process on local parts."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -15,11 +16,18 @@ ROOT = Path(__file__).parent.parent
 KEPT = {"PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH", "SSL_CERT_FILE", "COVERAGE_PROCESS_START"}
 
 
+def class_of(model: Path) -> str:
+    """The pipeline's class of a model folder, or nothing."""
+    index = model / "model_index.json"
+    return str(json.loads(index.read_text())["_class_name"]) if index.exists() else ""
+
+
 def environment(model: Path, *parts: Mapping[str, str]) -> dict[str, str]:
     """Every variable of a worker on the CPU with this model; later parts win."""
     base = {name: value for name, value in os.environ.items() if name in KEPT}
     own = {
         "MODEL_ID": str(model),
+        "MODEL_CLASS": class_of(model),
         "ALLOW_CPU": "1",
         "CUDA_VISIBLE_DEVICES": "",
         "ALLOWED_PRIVATE_NETWORKS": "127.0.0.0/8",

@@ -13,15 +13,14 @@ import torch
 from PIL import Image
 
 from qwen_worker.errors import ModelError, WorkerError
-from qwen_worker.images.geometry import NATIVE_AREA, native_size, output_size
 from qwen_worker.model import schedulers
 from qwen_worker.model.load import Model
-from qwen_worker.schema import MIN_STEPS, EditRequest, Size, bad_input, parse
+from qwen_worker.model.pipelines import prepared, seen_by_plus
+from qwen_worker.schema import MIN_STEPS, EditRequest, Rules, Size, bad_input, parse
 
-# Area at which the text encoder sees a reference: CONDITION_IMAGE_SIZE of diffusers' EditPlus pipeline.
-PLUS_CONDITION_AREA = 384 * 384
 # What the same pipeline puts before the prompt for each picture: img_prompt_template of _get_qwen_prompt_embeds.
 PLUS_PICTURE = "Picture {}: <|vision_start|><|image_pad|><|vision_end|>"
+WARM_UP_SIZE = (512, 512)
 # How the text of a failing device begins where it has no exception class of its own: ATen/cuda/Exceptions.h,
 # c10/cuda/driver_api.h, and Triton's driver.
 DEVICE_FAILURES = ("CUDA ", "cuDNN ", "cusolver error", "NVML", "Triton Error [CUDA]")
@@ -39,27 +38,29 @@ FAILURES = (
 
 
 class Editor:
-    """The one pipeline of this process. `edit` is for one thread at a time; `size` and `check` are for one other."""
+    """The one model of this process. `edit` is for one thread at a time; `check` is for one other.
+
+    Both sides of every picture that comes or goes here are multiples of `grid` pixels.
+    """
 
     def __init__(self, model: Model, *, timeout_s: float) -> None:
         self.model_id = model.id
         self.model_revision = model.revision
+        self.grid = model.pipeline.vae_scale_factor * 2
         self._pipeline = model.pipeline
+        self._inpaint = model.inpaint
         self._timeout_s = timeout_s
         self._scheduler = model.pipeline.scheduler
         self._control_tokens = sorted(model.pipeline.tokenizer.get_added_vocab())
         self._is_plus = type(model.pipeline).__name__ == "QwenImageEditPlusPipeline"
 
-    def size(self, request: EditRequest, source: Size) -> Size:
-        """The size, in pixels, of the picture that `edit` will make.
-
-        Raises:
-            BadInput: the source has no aspect that the model can make.
-        """
-        return output_size(request.size, source, self._pipeline.vae_scale_factor * 2)
-
-    def check(self, request: EditRequest, sources: Sequence[Size]) -> None:
+    def check(self, request: EditRequest, canvas: Size, references: Sequence[Size]) -> None:
         """Refuse, without the GPU, what the model would answer with a raw error.
+
+        Args:
+            request: what to do.
+            canvas: size of the picture that will be made.
+            references: sizes of the pictures it will be made from.
 
         Raises:
             BadInput: a prompt holds a control token, or is too long beside these pictures.
@@ -68,7 +69,7 @@ class Editor:
         for field in ("prompt", "negative_prompt"):
             text = getattr(request, field)
             found = [token for token in self._control_tokens if token in text]
-            missing = -self._spare_positions(text, self.size(request, sources[-1]), sources)
+            missing = -self._spare_positions(text, canvas, references)
             if found:
                 problem = f"holds {found[0]}, which the model would obey as a control token: remove it"
             elif missing > 0:
@@ -79,19 +80,28 @@ class Editor:
         if problems:
             raise bad_input(problems)
 
-    def edit(self, request: EditRequest, images: Sequence[Image.Image], cancelled: threading.Event) -> Image.Image:
+    def edit(
+        self,
+        request: EditRequest,
+        canvas: Size,
+        references: Sequence[Image.Image],
+        mask: Image.Image | None,
+        cancelled: threading.Event,
+    ) -> Image.Image:
         """Run the pipeline once.
 
         Args:
             request: what to do.
-            images: RGB sources, in the order of the request.
+            canvas: size of the picture to make.
+            references: RGB pictures, in the order of the request. Two of the same shape have the same size.
+            mask: of the canvas, black or white in squares of half a grid, for a single reference of its size.
             cancelled: when set by another thread, the edit stops after its current step.
 
         Raises:
             ModelError: out of memory, out of time, cancelled, a failing device, or an output that is no edit.
         """
         try:
-            pixels = self._run(request, images, cancelled)
+            pixels = self._run(request, canvas, references, mask, cancelled)
         except WorkerError as error:
             _give_back(error)
             raise
@@ -99,7 +109,7 @@ class Editor:
             failure = _translated(error)
             _give_back(error)
             raise failure from error
-        return to_image(pixels, images[-1])
+        return to_image(pixels, references[request.size_from])
 
     def warm_up(self) -> None:
         """One small edit, so that the first job finds every kernel loaded.
@@ -107,49 +117,60 @@ class Editor:
         Raises:
             ModelError: the model does not work.
         """
-        said = {"image_url": "https://warm.up/", "prompt": "warm up", "num_inference_steps": MIN_STEPS}
-        request = parse(said, job_id="warm-up", max_steps=MIN_STEPS)
+        said = {"image_url": "https://warm.up/", "prompt": "warm up"}
+        rules = Rules(steps=MIN_STEPS, cfg_scale=4.0, max_steps=MIN_STEPS, max_images=1)
         pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-        self.edit(request, [Image.fromarray(pixels).resize((512, 512))], threading.Event())
+        picture = Image.fromarray(pixels).resize(WARM_UP_SIZE)
+        self.edit(parse(said, job_id="warm-up", rules=rules), WARM_UP_SIZE, [picture], None, threading.Event())
 
-    def _run(self, request: EditRequest, images: Sequence[Image.Image], cancelled: threading.Event) -> np.ndarray:
+    def _run(
+        self,
+        request: EditRequest,
+        canvas: Size,
+        references: Sequence[Image.Image],
+        mask: Image.Image | None,
+        cancelled: threading.Event,
+    ) -> np.ndarray:
         """The pixels that the pipeline makes: height x width x 3, floats in 0..1."""
-        width, height = self.size(request, images[-1].size)
+        pipeline = self._inpaint if mask else self._pipeline
+        masked = {"mask_image": mask, "strength": request.strength} if mask else {}
         # Two generators: the noise of the start and that of stochastic steps must not overlap.
         step_noise = torch.Generator().manual_seed(request.seed + 2**32)
-        self._pipeline.scheduler = schedulers.build(request.scheduler, self._scheduler, step_noise)
-        output = self._pipeline(
-            image=list(images) if len(images) > 1 else images[0],
-            prompt=request.prompt,
-            # Without a negative prompt diffusers drops the guidance silently; with it, scale 1 is one pass.
-            negative_prompt=request.negative_prompt if request.true_cfg_scale > 1 else None,
-            true_cfg_scale=request.true_cfg_scale,
-            width=width,
-            height=height,
-            num_inference_steps=request.num_inference_steps,
-            generator=torch.Generator().manual_seed(request.seed),
-            callback_on_step_end=self._between_steps(cancelled),
-            output_type="np",
-        )
+        pipeline.scheduler = schedulers.build(request.scheduler, self._scheduler, step_noise)
+        with prepared(pipeline, references):
+            output = pipeline(
+                image=list(references) if len(references) > 1 else references[0],
+                prompt=request.prompt,
+                # Without a negative prompt diffusers drops the guidance silently; with it, scale 1 is one pass.
+                negative_prompt=request.negative_prompt if request.true_cfg_scale > 1 else None,
+                true_cfg_scale=request.true_cfg_scale,
+                width=canvas[0],
+                height=canvas[1],
+                num_inference_steps=request.num_inference_steps,
+                generator=torch.Generator().manual_seed(request.seed),
+                callback_on_step_end=self._between_steps(cancelled),
+                output_type="np",
+                **masked,
+            )
         pixels: np.ndarray = output.images[0]
         return pixels
 
-    def _spare_positions(self, text: str, size: Size, sources: Sequence[Size]) -> int:
+    def _spare_positions(self, text: str, canvas: Size, references: Sequence[Size]) -> int:
         """Rows of the transformer's position table that are left over beside prompt and pictures.
 
         Text positions begin behind half the longest side of any picture (QwenEmbedRope of diffusers), and the text
         carries the image tokens: each picture's one `<|image_pad|>` is replaced by as many as it has.
         """
         pipeline = self._pipeline
-        area = PLUS_CONDITION_AREA if self._is_plus else NATIVE_AREA
-        seen: int = sum(pipeline.processor.image_tokens(native_size(source, area)) - 1 for source in sources)
+        seen = [seen_by_plus(size) for size in references] if self._is_plus else references
+        tokens: int = sum(pipeline.processor.image_tokens(size) - 1 for size in seen)
         if self._is_plus:
-            text = "".join(PLUS_PICTURE.format(number) for number in range(1, len(sources) + 1)) + text
+            text = "".join(PLUS_PICTURE.format(number) for number in range(1, len(references) + 1)) + text
         words: int = len(pipeline.tokenizer(pipeline.prompt_template_encode.format(text)).input_ids)
-        length = words - pipeline.prompt_template_encode_start_idx + seen
-        longest = max(side for picture in (size, *map(native_size, sources)) for side in picture)
+        length = words - pipeline.prompt_template_encode_start_idx + tokens
+        longest = max(side for picture in (canvas, *references) for side in picture)
         rows: int = len(pipeline.transformer.pos_embed.pos_freqs)
-        return rows - longest // (pipeline.vae_scale_factor * 2) // 2 - length
+        return rows - longest // self.grid // 2 - length
 
     def _between_steps(self, cancelled: threading.Event) -> Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]:
         end = time.monotonic() + self._timeout_s

@@ -1,11 +1,11 @@
 """A repository or a folder → a pipeline on the GPU that encodes what it is meant to encode."""
 
 import json
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import diffusers
 import httpx2
 import torch
 import transformers
@@ -14,26 +14,14 @@ from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
 from transformers.processing_utils import ProcessorMixin
 
+from qwen_worker.family import PipelineName
+from qwen_worker.images.geometry import NATIVE_AREA
+from qwen_worker.model.pipelines import CLASSES
 from qwen_worker.schema import Size
 
-# The libraries' own lines go through our log, not to their handlers; before diffusers, whose import warns.
-transformers.utils.logging.set_verbosity_error()
-transformers.utils.logging.disable_default_handler()
-transformers.utils.logging.enable_propagation()
-transformers.utils.logging.disable_progress_bar()
-
-import diffusers  # noqa: E402
-
-diffusers.utils.logging.disable_default_handler()
-diffusers.utils.logging.enable_propagation()
-diffusers.utils.logging.disable_progress_bar()
-
-log = logging.getLogger(__name__)
-
-PIPELINES = {
-    "QwenImageEditPipeline": diffusers.QwenImageEditPipeline,
-    "QwenImageEditPlusPipeline": diffusers.QwenImageEditPlusPipeline,
-}
+# The edit class shows a picture to the text encoder at the size of the canvas. It was trained at about a megapixel,
+# and has positions for 4,096 tokens: a larger canvas is shown smaller.
+MAX_SEEN_PIXELS = round(1.1 * NATIVE_AREA)
 # One precision everywhere: on a CPU too, where its bytes, unlike float32's, do not depend on the number of threads.
 DTYPE = torch.bfloat16
 FILES = ["*.json", "*.txt", "*.jinja", "*.safetensors"]
@@ -44,7 +32,7 @@ class LoadError(Exception):
 
 
 class Pipeline(Protocol):
-    """What the two pipeline classes share and this package uses."""
+    """What the pipeline classes share and this package uses."""
 
     transformer: Any
     vae: Any
@@ -62,9 +50,10 @@ class Pipeline(Protocol):
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded pipeline and where it came from."""
+    """A loaded pipeline, a second one on the same parts for edits with a mask, and where they came from."""
 
     pipeline: Pipeline
+    inpaint: Pipeline
     id: str
     revision: str
 
@@ -86,26 +75,32 @@ class ImageProcessor(transformers.Qwen2VLProcessor):  # type: ignore[misc]
         return patches // merged
 
 
-def load(model_id: str, revision: str, *, token: str, cache: Path | None, allow_cpu: bool) -> Model:
-    """Load the pipeline that the model's `model_index.json` names, in bfloat16, on CUDA.
+def load(
+    model_id: str, revision: str, *, pipeline: PipelineName, token: str, cache: Path | None, allow_cpu: bool
+) -> Model:
+    """Load a model in bfloat16, on CUDA.
 
     Args:
         model_id: repository on the Hub, or a folder.
+        pipeline: the class that its `model_index.json` must name.
         revision: commit of the repository; only told, for a folder.
         token: of the Hub, or empty.
         cache: folder of downloaded repositories; None means the library's own.
         allow_cpu: without CUDA, load on the CPU instead of failing.
 
     Raises:
-        LoadError: no CUDA, no model, a class that is not supported, or missing weights.
+        LoadError: no CUDA, no model, another class, or missing weights.
     """
     if not (torch.cuda.is_available() or allow_cpu):
         raise LoadError("no CUDA device: this worker needs a GPU (ALLOW_CPU=1 is for tests and the demo)")
     folder = Path(model_id) if Path(model_id).is_dir() else _download(model_id, revision, token, cache)
-    pipeline = _build(folder)
-    pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
-    pipeline.set_progress_bar_config(disable=True)
-    return Model(pipeline, model_id, revision)
+    edit_class, inpaint_class = CLASSES[pipeline]
+    edit = _build(folder, edit_class)
+    edit.to("cuda" if torch.cuda.is_available() else "cpu")
+    inpaint = inpaint_class(**edit.components)
+    for one in (edit, inpaint):
+        one.set_progress_bar_config(disable=True)
+    return Model(edit, inpaint, model_id, revision)
 
 
 def _download(model_id: str, revision: str, token: str, cache: Path | None) -> Path:
@@ -118,12 +113,11 @@ def _download(model_id: str, revision: str, token: str, cache: Path | None) -> P
     return Path(folder)
 
 
-def _build(folder: Path) -> Any:
+def _build(folder: Path, pipeline_class: Any) -> Any:
     try:
         name = json.loads((folder / "model_index.json").read_text())["_class_name"]
-        pipeline_class = PIPELINES.get(name)
-        if pipeline_class is None:
-            raise LoadError(f"model_index.json names {name}: supported are {', '.join(PIPELINES)}")
+        if name != pipeline_class.__name__:
+            raise LoadError(f"model_index.json names {name}, not {pipeline_class.__name__}")
         return _assemble(pipeline_class, folder)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise LoadError(f"the model in {folder} cannot be loaded: {error}") from error
@@ -133,15 +127,14 @@ def _assemble(pipeline_class: Any, folder: Path) -> Any:
     """Build the pipeline from its parts, each of a class named here: nothing in the folder chooses code to run."""
     text_encoder = _weights(transformers.Qwen2_5_VLForConditionalGeneration, folder / "text_encoder")
     text_encoder.register_forward_pre_hook(give_image_positions, with_kwargs=True)
+    image_processor = transformers.Qwen2VLImageProcessorPil.from_pretrained(folder / "processor")
+    image_processor.size.longest_edge = min(image_processor.size.longest_edge, MAX_SEEN_PIXELS)
     return pipeline_class(
         transformer=_weights(diffusers.QwenImageTransformer2DModel, folder / "transformer"),
         vae=_weights(diffusers.AutoencoderKLQwenImage, folder / "vae"),
         text_encoder=text_encoder,
         tokenizer=transformers.Qwen2Tokenizer.from_pretrained(folder / "tokenizer"),
-        processor=ImageProcessor(
-            transformers.Qwen2VLImageProcessorPil.from_pretrained(folder / "processor"),
-            transformers.Qwen2Tokenizer.from_pretrained(folder / "processor"),
-        ),
+        processor=ImageProcessor(image_processor, transformers.Qwen2Tokenizer.from_pretrained(folder / "processor")),
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler"),
     )
 

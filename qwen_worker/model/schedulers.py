@@ -38,6 +38,13 @@ class _FlowSchedule:
         super().set_timesteps(self.own.num_inference_steps, device=device)  # type: ignore[misc]
         self.timesteps, self.sigmas = self._laid_out(self.own.timesteps, self.own.sigmas)
 
+    def scale_noise(self, sample: torch.Tensor, timestep: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """As FlowMatchEulerDiscreteScheduler.scale_noise, which the inpaint pipeline calls; not all solvers have it."""
+        sigma = (timestep / self.own.config.num_train_timesteps).to(sample)
+        sigma = sigma.reshape(-1, *[1] * (sample.ndim - 1))
+        noisy: torch.Tensor = (1 - sigma) * sample + sigma * noise
+        return noisy
+
     def _laid_out(self, timesteps: torch.Tensor, sigmas: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The schedule as the solver's `step` reads it."""
         return timesteps, sigmas

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from qwen_worker.family import PipelineName
 from qwen_worker.model.edit import Editor
 from qwen_worker.model.load import Model, load
 
 
-def load_tiny(folder: Path) -> Model:
-    return load(str(folder), "local", token="", cache=None, allow_cpu=True)
+def load_tiny(folder: Path, pipeline: PipelineName = "QwenImageEditPipeline") -> Model:
+    return load(str(folder), "local", pipeline=pipeline, token="", cache=None, allow_cpu=True)
 
 
 @pytest.fixture(scope="session")
@@ -21,7 +22,7 @@ def model(tiny: Path) -> Model:
 @pytest.fixture(scope="session")
 def plus_model(tiny_plus: Path) -> Model:
     """The tiny EditPlus model. Tests leave it as they found it."""
-    return load_tiny(tiny_plus)
+    return load_tiny(tiny_plus, "QwenImageEditPlusPipeline")
 
 
 @pytest.fixture

@@ -15,12 +15,14 @@ from PIL import Image
 
 from qwen_worker import schema
 from qwen_worker.errors import BadInput, ModelError
+from qwen_worker.images.geometry import place
 from qwen_worker.model.edit import Editor, to_image
 from qwen_worker.model.load import Model
-from qwen_worker.schema import EditRequest, SchedulerName
+from qwen_worker.schema import EditRequest, SchedulerName, Size
 from tests.pictures import photo
 
 SCHEDULERS = get_args(SchedulerName)
+CANVAS = (256, 256)
 
 
 def ask(**fields: Any) -> EditRequest:
@@ -29,14 +31,27 @@ def ask(**fields: Any) -> EditRequest:
         "prompt": "make it warm",
         "seed": 1,
         "num_inference_steps": 3,
-        "width": 256,
-        "height": 256,
     }
-    return schema.parse({**said, **fields}, job_id="job", max_steps=50)
+    rules = schema.Rules(steps=30, cfg_scale=4.0, max_steps=50, max_images=3)
+    return schema.parse({**said, **fields}, job_id="job", rules=rules)
 
 
-def edit(editor: Editor, *pictures: Image.Image, **fields: Any) -> bytes:
-    return editor.edit(ask(**fields), pictures or (photo(),), threading.Event()).tobytes()
+def made(
+    editor: Editor,
+    request: EditRequest,
+    *pictures: Image.Image,
+    canvas: Size = CANVAS,
+    mask: Image.Image | None = None,
+    cancelled: threading.Event | None = None,
+) -> Image.Image:
+    references = [place(one.size, canvas[0] * canvas[1], editor.grid).prepare(one) for one in pictures or [photo()]]
+    return editor.edit(request, canvas, references, mask, cancelled or threading.Event())
+
+
+def edit(
+    editor: Editor, *pictures: Image.Image, canvas: Size = CANVAS, mask: Image.Image | None = None, **fields: Any
+) -> bytes:
+    return made(editor, ask(**fields), *pictures, canvas=canvas, mask=mask).tobytes()
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +83,7 @@ def test_whatever_is_asked_changes_the_picture(which: str, request: pytest.Fixtu
         "seed": edit(editor, seed=2),
         "num_inference_steps": edit(editor, num_inference_steps=4),
         "image": edit(editor, photo(seed=5)),
-        "width": edit(editor, width=512),
+        "canvas": edit(editor, canvas=(512, 256)),
         **{name: edit(editor, scheduler=name) for name in SCHEDULERS[1:]},
     }
 
@@ -94,7 +109,7 @@ def test_a_single_step_makes_no_picture(editor: Editor) -> None:
     """With the shipped schedule; so the least that a request may ask for is two."""
     single = ask().model_copy(update={"num_inference_steps": 1})
     with pytest.raises(ModelError, match="not finite"):
-        editor.edit(single, [photo()], threading.Event())
+        made(editor, single)
 
     assert schema.MIN_STEPS == 2
 
@@ -124,28 +139,10 @@ def test_several_pictures_are_seen_in_their_order(plus_editor: Editor) -> None:
     assert len({edit(plus_editor, one), edit(plus_editor, one, two), edit(plus_editor, two, one)}) == 3
 
 
-@pytest.mark.parametrize(
-    ("source", "asked", "made"),
-    [
-        ((320, 240), {"width": 600, "height": 300}, (576, 288)),
-        ((640, 360), {"width": None, "height": None}, (1376, 768)),
-        ((360, 640), {"width": None, "height": None}, (768, 1376)),
-    ],
-)
-def test_the_size_is_what_was_told(
-    editor: Editor, source: tuple[int, int], asked: dict[str, Any], made: tuple[int, int]
-) -> None:
-    """The one asked for on the model's grid, or the source's aspect at about a megapixel."""
-    request = ask(num_inference_steps=2, **asked)
-    picture = editor.edit(request, [photo(*source)], threading.Event())
-
-    assert picture.size == editor.size(request, source) == made
-
-
-def test_a_picture_too_narrow_is_refused(editor: Editor) -> None:
-    """Before the model sees it."""
-    with pytest.raises(BadInput, match="too narrow"):
-        editor.check(ask(), [(4000, 4)])
+@pytest.mark.parametrize("canvas", [(256, 512), (224, 288), (1024, 64)])
+def test_the_size_is_the_canvas(editor: Editor, canvas: Size) -> None:
+    """Whatever the reference's."""
+    assert made(editor, ask(num_inference_steps=2), canvas=canvas).size == canvas
 
 
 @pytest.mark.parametrize("field", ["prompt", "negative_prompt"])
@@ -153,7 +150,7 @@ def test_a_picture_too_narrow_is_refused(editor: Editor) -> None:
 def test_a_control_token_in_a_prompt_is_refused(editor: Editor, field: str, token: str) -> None:
     """The tokenizer would obey it."""
     with pytest.raises(BadInput, match=f"{field}: holds") as caught:
-        editor.check(ask(**{field: f"make it {token} warm"}), [(320, 240)])
+        editor.check(ask(**{field: f"make it {token} warm"}), CANVAS, [CANVAS])
 
     assert [item["field"] for item in caught.value.details["problems"]] == [field]
 
@@ -161,7 +158,7 @@ def test_a_control_token_in_a_prompt_is_refused(editor: Editor, field: str, toke
 def test_ordinary_signs_are_no_control_tokens(editor: Editor) -> None:
     """Braces too: the pipelines format their template with the prompt."""
     text = "a {b} <c> | <|d|> %s \\ 100% 日本語 🙂"
-    editor.check(ask(prompt=text), [(320, 240)])
+    editor.check(ask(prompt=text), CANVAS, [CANVAS])
 
     assert edit(editor, prompt=text) != edit(editor)
 
@@ -170,18 +167,19 @@ def test_ordinary_signs_are_no_control_tokens(editor: Editor) -> None:
 def test_a_prompt_is_refused_exactly_where_the_model_would_fail(which: str, request: pytest.FixtureRequest) -> None:
     """One token more than the position table has rows for."""
     editor: Editor = request.getfixturevalue(which)
-    size, source = (256, 256), (320, 240)
-    room = editor._spare_positions("", size, [source])
+    size = (256, 256)
+    reference = place(photo().size, 256 * 256, editor.grid).canvas
+    room = editor._spare_positions("", size, [reference])
     word = " the"  # of the system prompt: one token
     fits = ask(true_cfg_scale=1.0, num_inference_steps=2).model_copy(update={"prompt": word * room})
     too_long = fits.model_copy(update={"prompt": word * (room + 1)})
 
-    editor.check(fits, [source])
-    editor.edit(fits, [photo()], threading.Event())
+    editor.check(fits, size, [reference])
+    made(editor, fits, canvas=size)
     with pytest.raises(BadInput, match="prompt: is 1 tokens too long"):
-        editor.check(too_long, [source])
+        editor.check(too_long, size, [reference])
     with pytest.raises(ModelError):
-        editor.edit(too_long, [photo()], threading.Event())
+        made(editor, too_long, canvas=size)
 
 
 def test_time_runs_out_between_steps(model: Model) -> None:
@@ -211,7 +209,7 @@ def test_a_cancelled_edit_stops_between_steps(editor: Editor, model: Model, base
             cancelled.set()
 
     with before_the_transformer(model, cancel), pytest.raises(ModelError, match="cancelled"):
-        editor.edit(ask(num_inference_steps=50), [photo()], cancelled)
+        made(editor, ask(num_inference_steps=50), cancelled=cancelled)
 
     assert len(steps) == 4
     assert edit(editor) == base
