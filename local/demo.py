@@ -66,7 +66,7 @@ def run(tell: Progress) -> tuple[dict[str, Any], Image.Image]:
     """Do the job. Returns what the job API says of it, and source and result side by side.
 
     Raises:
-        RuntimeError: the job failed, or its link does not open to the picture that was promised.
+        RuntimeError: the job failed, its link does not open to what was promised, or the size is not the source's.
     """
     source = example_picture()
     said = json.loads((ROOT / "test_input.json").read_text())["input"]
@@ -82,6 +82,8 @@ def run(tell: Progress) -> tuple[dict[str, Any], Image.Image]:
         digest = hashlib.sha256(answer.content).hexdigest()
         if answer.status_code != requests.codes.ok or digest != result["meta"]["output"]["sha256"]:
             raise RuntimeError(f"the link answers {answer.status_code} with {len(answer.content)} bytes")
+        if (size := Image.open(io.BytesIO(answer.content)).size) != SIZE:
+            raise RuntimeError(f"the result has {size} pixels, the source {SIZE}")
         return job, side_by_side(source, answer.content)
 
 
@@ -97,10 +99,15 @@ def main() -> None:
     picture.save(out / "demo.png")
     tell("done: the link opened, and its picture is the one that was promised")
     print(json.dumps(job, indent=2))
+    meta = job["output"]["result"]["meta"]
+    output = meta["output"]
+    sizes = (meta["geometry"]["source"], meta["geometry"]["generated"], (output["width"], output["height"]))
+    source, made, result = (" x ".join(map(str, size)) for size in sizes)
+    print(f"\nThe source has {source} pixels, the model worked at {made}, the result has {result}.")
     print(
         f"\n{out}/demo.json is this answer, {out}/demo.png the source and the result side by side."
         "\nThe result is noise: the model is the true pipeline with tiny random weights. For the real one, on a GPU:"
-        "\nunset MODEL_ID (Qwen/Qwen-Image-Edit is its default), unset ALLOW_CPU, and fill in .env from .env.example."
+        "\nunset MODEL_ID and MODEL_CLASS (Qwen/Qwen-Image-Edit is the default), unset ALLOW_CPU, and fill in .env from .env.example."
     )
 
 

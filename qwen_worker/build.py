@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from qwen_worker.job import Jobs
 from qwen_worker.model.edit import Editor
 from qwen_worker.model.load import load
+from qwen_worker.schema import MAX_IMAGES, Rules
 from qwen_worker.service import Service
 from qwen_worker.settings import Settings
 from qwen_worker.sources import Sources
@@ -34,12 +35,20 @@ def assemble(settings: Settings, editor: Editor) -> Jobs:
         build_sources(settings, bucket),
         editor,
         bucket,
-        # For each job on its way: fetch or store, and keep the source.
-        io=ThreadPoolExecutor(4 * (1 + settings.prefetch), thread_name_prefix="io"),
+        # For each job on its way: fetch its pictures, the mask too, and keep those of the job before.
+        io=ThreadPoolExecutor(2 * (MAX_IMAGES + 1) * (1 + settings.prefetch), thread_name_prefix="io"),
         gpu=ThreadPoolExecutor(1, thread_name_prefix="gpu"),
         max_pixels=settings.max_image_pixels,
+        max_output_pixels=settings.max_output_pixels,
     )
-    return Jobs(service, max_steps=settings.max_inference_steps)
+    row = settings.model
+    rules = Rules(
+        steps=row.steps,
+        cfg_scale=row.cfg_scale,
+        max_steps=settings.max_inference_steps,
+        max_images=MAX_IMAGES if row.takes_several else 1,
+    )
+    return Jobs(service, rules)
 
 
 def build_bucket(settings: Settings) -> Bucket:
@@ -75,11 +84,14 @@ def build_editor(settings: Settings) -> Editor:
     model = load(
         settings.model_id,
         settings.model_revision,
+        pipeline=settings.model.pipeline,
         token=settings.hf_token.get_secret_value(),
         cache=settings.hub_cache,
         allow_cpu=settings.allow_cpu,
     )
     loaded = time.perf_counter()
+    if not settings.model.tested:
+        log.warning("untested model: it is not in the table of models", extra={"model_id": model.id})
     editor = Editor(model, timeout_s=settings.inference_timeout_seconds)
     if settings.warmup:
         editor.warm_up()
@@ -88,6 +100,7 @@ def build_editor(settings: Settings) -> Editor:
         extra={
             "model_id": model.id,
             "model_revision": model.revision,
+            "model_class": settings.model.pipeline,
             "load_s": round(loaded - begin, 1),
             "warm_up_s": round(time.perf_counter() - loaded, 1),
         },

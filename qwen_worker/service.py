@@ -6,15 +6,22 @@ import hashlib
 import logging
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import Executor, Future
-from typing import Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
-from PIL.Image import Image
+from PIL import Image
 
+from qwen_worker.deadlines import cut_when_cancelled
+from qwen_worker.errors import WorkerError
 from qwen_worker.images.decode import Decoded, decode
-from qwen_worker.images.encode import Encoded, encode
-from qwen_worker.schema import EditRequest, EditResult, Knobs, Meta, Picture, Size, Timings
+from qwen_worker.images.deliver import deliver
+from qwen_worker.images.encode import encode
+from qwen_worker.images.geometry import Plan, plan
+from qwen_worker.images.masks import fitted, in_cells
+from qwen_worker.result import EditResult, Meta, Picture, Timings
+from qwen_worker.schema import EditRequest, Knobs, Size
 from qwen_worker.sources import Source, Sources
 from qwen_worker.stopwatch import Stopwatch
 from qwen_worker.storage import Bucket
@@ -22,18 +29,55 @@ from qwen_worker.storage import Bucket
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
+MASK = "the mask"
+
 
 class Editor(Protocol):
     """What the model room offers: qwen_worker.model.edit.Editor."""
 
     model_id: str
     model_revision: str
+    grid: int
 
-    def check(self, request: EditRequest, sources: tuple[Size, ...]) -> None:
-        """Refuse what the model cannot do with sources of these sizes; raises BadInput."""
+    def check(self, request: EditRequest, canvas: Size, references: Sequence[Size]) -> None:
+        """Refuse what the model cannot do with pictures of these sizes; raises BadInput."""
 
-    def edit(self, request: EditRequest, images: tuple[Image, ...], cancelled: threading.Event) -> Image:
+    def edit(
+        self,
+        request: EditRequest,
+        canvas: Size,
+        references: Sequence[Image.Image],
+        mask: Image.Image | None,
+        cancelled: threading.Event,
+    ) -> Image.Image:
         """Make the picture; raises ModelError."""
+
+
+@dataclass(frozen=True)
+class Original:
+    """A picture as it came: its bytes, and what they show."""
+
+    source: Source
+    decoded: Decoded
+
+    @property
+    def image(self) -> Image.Image:
+        """Upright."""
+        return self.decoded.image
+
+    def told(self) -> Picture:
+        """As an answer tells it."""
+        return _picture(self.image, self.decoded.format.lower(), self.source.sha256)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The pictures as the model gets them; `mask` is of the result, `cells` is the same as the model gets it."""
+
+    references: Sequence[Image.Image]
+    mask: Image.Image | None
+    cells: Image.Image | None
+    warnings: tuple[str, ...]
 
 
 class Service:
@@ -43,13 +87,22 @@ class Service:
         sources: URL → bytes.
         editor: pictures → picture; only ever called on `gpu`.
         bucket: where results go.
-        io: threads for the network and for coding pictures.
+        io: threads for the network and for pictures.
         gpu: the one thread of the model.
         max_pixels: of a source.
+        max_output_pixels: of a result.
     """
 
     def __init__(
-        self, sources: Sources, editor: Editor, bucket: Bucket, *, io: Executor, gpu: Executor, max_pixels: int
+        self,
+        sources: Sources,
+        editor: Editor,
+        bucket: Bucket,
+        *,
+        io: Executor,
+        gpu: Executor,
+        max_pixels: int,
+        max_output_pixels: int,
     ) -> None:
         self._sources = sources
         self._editor = editor
@@ -57,6 +110,7 @@ class Service:
         self._io = io
         self._gpu = gpu
         self._max_pixels = max_pixels
+        self._max_output_pixels = max_output_pixels
 
     async def edit(self, request: EditRequest, job_id: str, watch: Stopwatch) -> EditResult:
         """Do what a request asks for.
@@ -64,37 +118,85 @@ class Service:
         Raises:
             WorkerError: BadInput, DownloadFailed, CacheReadFailed, ModelError or StorageError.
         """
+        names = _names(request)
         watch.begin("fetch")
-        sources = await asyncio.gather(*(self._off(self._sources.load, url) for url in request.images))
+        sources = await _together(self._load(*pair) for pair in zip(request.urls, names, strict=True))
         watch.begin("decode")
-        pictures = await asyncio.gather(*(self._off(self._decode, source) for source in sources))
+        decoded = await _together(self._off(self._decode, *pair) for pair in zip(sources, names, strict=True))
+        originals = [Original(*pair) for pair in zip(sources, decoded, strict=True)]
+        images, masks = originals[: len(request.images)], originals[len(request.images) :]
         watch.begin("validate")
-        self._editor.check(request, tuple(picture.image.size for picture in pictures))
+        planned = plan(
+            request,
+            [original.image.size for original in images],
+            grid=self._editor.grid,
+            max_output_pixels=self._max_output_pixels,
+        )
+        self._editor.check(request, planned.target.canvas, [one.canvas for one in planned.references])
         # Only what decodes is worth keeping. It is written while the GPU works, and no job waits for it.
-        for source, picture in zip(sources, pictures, strict=True):
-            self._keep(source, picture)
-        image = await self._on_gpu(request, tuple(picture.image for picture in pictures), watch)
+        for original in originals:
+            self._keep(original)
+        watch.begin("decode")
+        prepared = await self._off(self._prepare, planned, images, masks)
+        made = await self._on_gpu(request, planned, prepared, watch)
         watch.begin("encode")
-        encoded = await self._off(encode, image, request.output_format, request.output_quality)
+        setter = images[request.size_from].image
+        delivery = await self._off(deliver, request, planned, setter, prepared.mask, made)
+        encoded = await self._off(encode, delivery.image, request.output_format, request.output_quality)
         watch.begin("upload")
-        key = object_key(request.digest(tuple(source.sha256 for source in sources)), job_id, encoded.extension)
-        full_key = await self._off(self._bucket.put, key, encoded.data, encoded.content_type)
-        link = self._bucket.presign(full_key)
+        digest = request.digest([one.source.sha256 for one in images], [one.source.sha256 for one in masks])
+        full_key = await self._off(
+            self._bucket.put, object_key(digest, job_id, encoded.extension), encoded.data, encoded.content_type
+        )
+        warnings = (*request.warnings, *(said for one in decoded for said in one.warnings), *prepared.warnings)
         return EditResult(
-            presigned_url=link,
+            presigned_url=self._bucket.presign(full_key),
             bucket=self._bucket.name,
             object_key=full_key,
             content_type=encoded.content_type,
             expires_in=self._bucket.expires_s,
-            meta=self._meta(request, sources[0], pictures[0], image=image, encoded=encoded, watch=watch),
+            meta=Meta(
+                model_id=self._editor.model_id,
+                model_revision=self._editor.model_revision,
+                **request.model_dump(include=set(Knobs.model_fields)),
+                warnings=(*warnings, *delivery.warnings),
+                cache="hit" if all(source.hit for source in sources) else "miss",
+                sources=tuple(original.told() for original in images),
+                mask=masks[0].told() if masks else None,
+                output=_picture(delivery.image, request.output_format, encoded.sha256),
+                geometry=delivery.geometry,
+                timings_ms=Timings.model_validate(watch.milliseconds()),
+            ),
         )
 
-    async def _on_gpu(self, request: EditRequest, images: tuple[Image, ...], watch: Stopwatch) -> Image:
+    async def _load(self, url: str, name: str) -> Source:
+        try:
+            # When another picture of the job fails, this one is no longer wanted.
+            with cut_when_cancelled():
+                return await self._off(self._sources.load, url)
+        except WorkerError as error:
+            error.details["picture"] = name
+            raise
+
+    def _decode(self, source: Source, name: str) -> Decoded:
+        backdrop = "black" if name == MASK else "white"
+        return decode(source.data, max_pixels=self._max_pixels, what=name, backdrop=backdrop)
+
+    def _prepare(self, planned: Plan, images: Sequence[Original], masks: Sequence[Original]) -> Prepared:
+        pairs = zip(planned.references, images, strict=True)
+        references = [placement.prepare(original.image) for placement, original in pairs]
+        if not masks:
+            return Prepared(references, None, None, ())
+        mask, warnings = fitted(masks[0].image, planned.delivered)
+        cells = in_cells(planned.target.prepare(mask), self._editor.grid // 2)
+        return Prepared(references, mask, cells, warnings)
+
+    async def _on_gpu(self, request: EditRequest, planned: Plan, prepared: Prepared, watch: Stopwatch) -> Image.Image:
         cancelled = threading.Event()
 
-        def edit() -> Image:
+        def edit() -> Image.Image:
             watch.begin("edit")
-            return self._editor.edit(request, images, cancelled)
+            return self._editor.edit(request, planned.target.canvas, prepared.references, prepared.cells, cancelled)
 
         watch.begin("queue")
         run = contextvars.copy_context().run
@@ -104,43 +206,34 @@ class Service:
             # A job that was stopped must not keep the GPU from the next one.
             cancelled.set()
 
-    def _decode(self, source: Source) -> Decoded:
-        return decode(source.data, max_pixels=self._max_pixels)
-
-    def _keep(self, source: Source, picture: Decoded) -> None:
+    def _keep(self, original: Original) -> None:
         context = contextvars.copy_context()
-        kind = f"image/{picture.format.lower()}"
-        keeping = self._io.submit(context.run, self._sources.keep, source, kind)
+        kind = f"image/{original.decoded.format.lower()}"
+        keeping = self._io.submit(context.run, self._sources.keep, original.source, kind)
         keeping.add_done_callback(lambda done: context.run(_tell_failure, done))
 
-    def _off(self, function: Callable[..., T], *arguments: object) -> asyncio.Future[T]:
+    async def _off(self, function: Callable[..., T], *arguments: object) -> T:
         """Run a blocking function on the I/O threads, inside this job's log context."""
         run = contextvars.copy_context().run
-        return asyncio.get_running_loop().run_in_executor(self._io, run, function, *arguments)
+        return await asyncio.get_running_loop().run_in_executor(self._io, run, function, *arguments)
 
-    def _meta(
-        self,
-        request: EditRequest,
-        source: Source,
-        picture: Decoded,
-        *,
-        image: Image,
-        encoded: Encoded,
-        watch: Stopwatch,
-    ) -> Meta:
-        warnings = [*request.warnings, *picture.warnings]
-        if request.size not in {None, image.size}:
-            warnings.append(f"the size was rounded down to the model's grid: {image.width} x {image.height}")
-        return Meta(
-            model_id=self._editor.model_id,
-            model_revision=self._editor.model_revision,
-            **request.model_dump(include=set(Knobs.model_fields)),
-            warnings=tuple(warnings),
-            cache="hit" if source.hit else "miss",
-            source=_picture(picture.image, picture.format.lower(), source.sha256),
-            output=_picture(image, request.output_format, encoded.sha256),
-            timings_ms=Timings.model_validate(watch.milliseconds()),
-        )
+
+def _names(request: EditRequest) -> list[str]:
+    """What the caller is told each picture is."""
+    several = len(request.images) > 1
+    images = [f"picture {number}" if several else "the source" for number in range(1, len(request.images) + 1)]
+    return [*images, MASK][: len(request.urls)]
+
+
+async def _together(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Do all at the same time; the first that fails cancels the others."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(work) for work in works]
+    except ExceptionGroup as failed:
+        first = failed.exceptions[0]
+        raise first from first.__cause__
+    return [task.result() for task in tasks]
 
 
 def _tell_failure(done: Future[None]) -> None:
@@ -156,5 +249,5 @@ def object_key(request_digest: str, job_id: str, extension: str) -> str:
     return f"results/{request_digest}/{word}.{extension}"
 
 
-def _picture(image: Image, kind: str, sha256: str) -> Picture:
+def _picture(image: Image.Image, kind: str, sha256: str) -> Picture:
     return Picture(width=image.width, height=image.height, format=kind, sha256=sha256)

@@ -26,6 +26,7 @@ from qwen_worker import log as job_log
 from qwen_worker.build import assemble, build_bucket, build_editor
 from qwen_worker.job import UNFORESEEN, Answer, Jobs
 from qwen_worker.model.edit import Editor
+from qwen_worker.schema import Rules
 from qwen_worker.service import Service, object_key
 from qwen_worker.settings import Settings
 from qwen_worker.sources import Source, Sources
@@ -33,6 +34,7 @@ from qwen_worker.sources.cache import SourceCache
 from qwen_worker.sources.fetch import Fetcher
 from tests.pictures import file_of, photo
 
+RULES = Rules(steps=30, cfg_scale=4.0, max_steps=50, max_images=1)
 STAGES = ("validate", "fetch", "decode", "queue", "edit", "encode", "upload")
 
 
@@ -94,9 +96,10 @@ def test_a_success_has_the_documented_shape(jobs: Jobs, host: ImageHost) -> None
     assert meta["output"] == {
         "width": 256, "height": 256, "format": "webp", "sha256": hashlib.sha256(file.content).hexdigest()
     }  # fmt: skip
-    assert meta["source"] == {
-        "width": 300, "height": 200, "format": "jpeg", "sha256": hashlib.sha256(data).hexdigest()
-    }  # fmt: skip
+    assert meta["sources"] == [
+        {"width": 300, "height": 200, "format": "jpeg", "sha256": hashlib.sha256(data).hexdigest()}
+    ]
+    assert meta["mask"] is None
     assert meta["model_revision"] == "local"
     assert (meta["prompt"], meta["negative_prompt"], meta["seed"]) == ("make it warm", " ", 5)
     assert (meta["num_inference_steps"], meta["true_cfg_scale"], meta["scheduler"]) == (2, 2.0, "FlowMatchEuler")
@@ -162,16 +165,15 @@ def test_a_strange_job_id_makes_an_ordinary_key(job_id: str) -> None:
 
 
 def test_what_differs_from_the_request_is_said(jobs: Jobs, host: ImageHost) -> None:
-    """Clamped steps, an alias, a rounded size, an animation."""
+    """Clamped steps, an alias, an animation."""
     frames = [photo(64, 64), photo(64, 64, seed=1)]
     url = host.put("/a.webp", file_of(frames[0], "WEBP", save_all=True, append_images=frames[1:]))
-    request = said(url, num_inference_steps=99, guidance_scale=1.0, width=270)
+    request = said(url, num_inference_steps=99, guidance_scale=1.0)
     del request["true_cfg_scale"]
     meta = answer(jobs, request)["result"]["meta"]
 
-    assert len(meta["warnings"]) == 4
+    assert len(meta["warnings"]) == 3
     assert meta["num_inference_steps"] == 50
-    assert (meta["output"]["width"], meta["output"]["height"]) == (256, 256)
 
 
 @pytest.mark.parametrize("job", [{}, {"id": "x"}, {"input": None}, {"id": None, "input": []}, {"id": 3, "input": {}}])
@@ -211,7 +213,7 @@ def test_a_failed_download_says_why(jobs: Jobs, host: ImageHost) -> None:
     error = error_of(answer(jobs, said(host.url("/missing.png"))))
 
     assert error["type"] == "DownloadFailed"
-    assert error["details"] == {"status": 404, "stage": "fetch", "retryable": False}
+    assert error["details"] == {"status": 404, "picture": "the source", "stage": "fetch", "retryable": False}
 
 
 def test_a_failing_device_asks_for_another_worker(jobs: Jobs, host: ImageHost, editor: Editor) -> None:
@@ -354,7 +356,7 @@ def test_a_stopped_job_frees_the_gpu(tiny: Path, own_bucket: LocalBucket, host: 
 
 
 def test_stopped_jobs_leave_no_thread_behind(jobs: Jobs, host: ImageHost) -> None:
-    """Each would hold one until its host is done dripping, and there are eight."""
+    """Each would hold one until its host is done dripping."""
 
     def drip(handler: Any) -> None:
         handler.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n")
@@ -365,10 +367,11 @@ def test_stopped_jobs_leave_no_thread_behind(jobs: Jobs, host: ImageHost) -> Non
     host.replies["/slow.png"] = Reply(script=drip)
     good = said(host.put("/good.png", file_of(photo())))
 
-    async def stop_eight_then_edit() -> float:
+    async def stop_all_then_edit() -> float:
         request = said(host.url("/slow.png"))
-        slow = [asyncio.create_task(jobs.answer({"id": f"slow-{n}", "input": request})) for n in range(8)]
-        while len(host.requests) < 8:
+        threads: int = jobs._service._io._max_workers  # type: ignore[attr-defined]
+        slow = [asyncio.create_task(jobs.answer({"id": f"slow-{n}", "input": request})) for n in range(threads)]
+        while len(host.requests) < threads:
             await asyncio.sleep(0.01)
         for task in slow:
             task.cancel()
@@ -377,7 +380,7 @@ def test_stopped_jobs_leave_no_thread_behind(jobs: Jobs, host: ImageHost) -> Non
         assert (await jobs.answer({"id": "good", "input": good})).body["status"] == "success"
         return time.monotonic() - begin
 
-    assert asyncio.run(stop_eight_then_edit()) < 5
+    assert asyncio.run(stop_all_then_edit()) < 5
 
 
 class Forgetful(Sources):
@@ -397,8 +400,8 @@ def test_a_source_that_cannot_be_kept_costs_no_job(
     sources = Forgetful(
         Fetcher(max_bytes=10**6, timeout_s=5, private=settings.allowed_private_networks), SourceCache(bucket)
     )
-    threads = {"io": ThreadPoolExecutor(2), "gpu": ThreadPoolExecutor(1)}
-    jobs = Jobs(Service(sources, editor, bucket, **threads, max_pixels=10**6), max_steps=50)
+    threads: Any = {"io": ThreadPoolExecutor(2), "gpu": ThreadPoolExecutor(1)}
+    jobs = Jobs(Service(sources, editor, bucket, **threads, max_pixels=10**6, max_output_pixels=10**6), RULES)
     with caplog.at_level(logging.ERROR):
         body = answer(jobs, said(host.put("/a.png", file_of(photo()))))
 

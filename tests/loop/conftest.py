@@ -16,3 +16,10 @@ def stack(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stac
     """One worker on parts of its own, for all tests of a module; each leaves it working."""
     with Stack(tmp_path_factory.mktemp("stack"), model=tiny, more=LOUD) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def plus_stack(tiny_plus: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The same with a model that takes several images."""
+    with Stack(tmp_path_factory.mktemp("plus"), model=tiny_plus) as running:
+        yield running

@@ -221,7 +221,7 @@ def test_jobs_at_the_same_time_do_not_mix(stack: Stack) -> None:
         assert meta["seed"] == number
         assert meta["prompt"].endswith(f"mix-{number}")
         assert (
-            meta["source"]["sha256"]
+            meta["sources"][0]["sha256"]
             == hashlib.sha256(
                 next(reply.body for target, reply in stack.host.replies.items() if f"/mix-{number}?" in target)
             ).hexdigest()
