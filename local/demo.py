@@ -107,7 +107,8 @@ def main() -> None:
     print(
         f"\n{out}/demo.json is this answer, {out}/demo.png the source and the result side by side."
         "\nThe result is noise: the model is the true pipeline with tiny random weights. For the real one, on a GPU:"
-        "\nunset MODEL_ID and MODEL_CLASS (Qwen/Qwen-Image-Edit is the default), unset ALLOW_CPU, and fill in .env from .env.example."
+        "\nunset MODEL_ID, MODEL_CLASS (Qwen/Qwen-Image-Edit is the default) and ALLOW_CPU, and fill in .env from"
+        "\n.env.example."
     )
 
 
