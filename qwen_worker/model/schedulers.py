@@ -22,6 +22,8 @@ from diffusers import (
 
 from qwen_worker.schema import SchedulerName
 
+SHIFT_SETTINGS = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
+
 
 class _FlowSchedule:
     """Mixin: the sigmas of a FlowMatchEuler configuration, one step per sigma."""
@@ -106,4 +108,6 @@ def build(name: SchedulerName, own: FlowMatchEulerDiscreteScheduler, generator: 
         sampler.generator = generator
     stretch = {"shift_terminal": None} if isinstance(sampler, _LogSNR) else {}
     sampler.own = FlowMatchEulerDiscreteScheduler.from_config(own.config, **stretch)
+    # The pipelines compute the shift, from the number of tokens, by what the sampler's configuration says.
+    sampler.register_to_config(**{name: own.config[name] for name in SHIFT_SETTINGS})
     return sampler

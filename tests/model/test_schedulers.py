@@ -97,6 +97,17 @@ def test_every_sampler_walks_the_models_own_schedule(exact: ExactModel, name: Sc
     assert sampler.timesteps.unique().tolist() == pytest.approx([1000 * sigma for sigma in reversed(shifted)], abs=2e-3)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_the_pipelines_find_the_models_own_shift(exact: ExactModel, name: SchedulerName) -> None:
+    """They look for it in the configuration of the sampler, and else take another without a word."""
+    own = exact.pipeline.scheduler.config
+    found = schedulers.build(name, exact.pipeline.scheduler, torch.Generator()).config
+
+    assert (own["max_image_seq_len"], own["max_shift"]) == (8192, 0.9)
+    for setting in ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift"):
+        assert found.get(setting) == own[setting]
+
+
 def test_the_models_own_scheduler_is_only_read(exact: ExactModel) -> None:
     """The next job begins where this one began."""
     own = exact.pipeline.scheduler
