@@ -77,6 +77,7 @@ class Rules:
     cfg_scale: float
     max_steps: int
     max_images: int
+    masks: bool = True
 
 
 class EditInput(BaseModel):
@@ -202,7 +203,13 @@ class EditInput(BaseModel):
 
     @field_validator("mask_url")
     @classmethod
-    def _one_masked_image(cls, url: str | None, info: ValidationInfo) -> str | None:
+    def _a_mask_that_can_be_used(cls, url: str | None, info: ValidationInfo) -> str | None:
+        rules: Any = info.context
+        if url is not None and not rules.masks:
+            raise PydanticCustomError(
+                "mask", "this worker's model takes no mask: leave it out and say in the prompt what is to change, or "
+                "use a worker with a model such as Qwen/Qwen-Image-Edit-2511"
+            )  # fmt: skip
         if url is not None and len(info.data.get("image_urls") or []) > 1:
             raise PydanticCustomError("mask", "goes with a single picture: leave the mask out, or the other pictures")
         return url

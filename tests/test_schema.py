@@ -264,6 +264,19 @@ def test_what_a_mask_needs() -> None:
     assert plain.urls == (URL, MASK["mask_url"])
 
 
+def test_a_model_that_takes_no_mask_refuses_one() -> None:
+    """Once, with what to do; what goes with a mask is no further problem. Without a mask nothing is."""
+    rules = replace(RULES, masks=False)
+    with pytest.raises(BadInput) as caught:
+        schema.parse({"prompt": "x", "image_url": URL, **MASK, "strength": 0.3}, job_id="a", rules=rules)
+    (problem,) = caught.value.details["problems"]
+
+    assert problem["field"] == "mask_url"
+    assert "leave it out and say in the prompt" in problem["problem"]
+    assert "Qwen-Image-Edit-2511" in problem["problem"]
+    assert schema.parse({"prompt": "x", "image_url": URL}, job_id="a", rules=rules).mask is None
+
+
 def test_a_size_is_said_one_way() -> None:
     """By its name or by its sides."""
     assert parse(size="native").size == "native"
