@@ -1,4 +1,4 @@
-"""Tiny, true Qwen-Image-Edit models: the real classes with random weights, made offline in seconds.
+"""Tiny, true Qwen-Image models: the real classes with random weights, made offline in seconds.
 
 A folder made here has the layout of a published repository (`model_index.json` and one folder a part), so the
 production loader loads it like the real one. Two things are chosen and not just small:
@@ -7,7 +7,7 @@ production loader loads it like the real one. Two things are chosen and not just
   pipelines drop are exactly the system prompt;
 * the weights are larger than a fresh initialisation, so that prompt, negative prompt and source all move pixels.
 
-    python -m local.tiny_model FOLDER [--plus]
+    python -m local.tiny_model FOLDER [--plus | --image-21]
 """
 
 import argparse
@@ -21,13 +21,22 @@ import torch
 import transformers
 from diffusers import (
     AutoencoderKLQwenImage,
+    AutoencoderKLQwenImage21,
     FlowMatchEulerDiscreteScheduler,
+    QwenImage21Pipeline,
+    QwenImage21Transformer2DModel,
     QwenImageEditPipeline,
     QwenImageEditPlusPipeline,
     QwenImageTransformer2DModel,
 )
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
+from transformers import (
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2Tokenizer,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+)
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 # They warn of what is meant here: random weights, a small vocabulary.
@@ -46,7 +55,9 @@ SYSTEM_PROMPT = (
     "how the user's text instruction should alter or modify the image. Generate a new image that meets the user's "
     "requirements while maintaining consistency with the original input where appropriate."
 )
-SCHEDULER_CONFIG = {  # scheduler/scheduler_config.json of Qwen/Qwen-Image-Edit
+WORDS = f"system\n{SYSTEM_PROMPT}\nuser\nassistant\nPicture 1: "
+WORDS_21 = "system\nComprehend and analyze the provided prompt.\nuser\nassistant\n<image1> "
+SCHEDULER_CONFIG = {  # scheduler/scheduler_config.json of Qwen/Qwen-Image-Edit, and of Qwen/Qwen-Image-2.1
     "base_image_seq_len": 256, "base_shift": 0.5, "max_image_seq_len": 8192, "max_shift": 0.9, "shift": 1.0,
     "shift_terminal": 0.02, "time_shift_type": "exponential", "use_dynamic_shifting": True,
 }  # fmt: skip
@@ -63,10 +74,8 @@ def make(folder: Path, *, plus: bool = False, seed: int = 0) -> Path:
         plus: QwenImageEditPlusPipeline (several images) instead of QwenImageEditPipeline.
         seed: of the random weights.
     """
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
     torch.manual_seed(seed)
-    tokenizer = _tokenizer()
+    tokenizer = _tokenizer(WORDS)
     processor = Qwen2VLImageProcessorPil(min_pixels=56 * 56, max_pixels=224 * 224)
     parts: dict[str, Any] = {
         "scheduler": FlowMatchEulerDiscreteScheduler(**SCHEDULER_CONFIG),
@@ -76,35 +85,55 @@ def make(folder: Path, *, plus: bool = False, seed: int = 0) -> Path:
         "tokenizer": tokenizer,
         "processor": processor,
     }
+    _write(folder, QwenImageEditPlusPipeline if plus else QwenImageEditPipeline, parts)
+    tokenizer.save_pretrained(folder / "processor")
+    return folder
+
+
+def make_21(folder: Path, *, seed: int = 0) -> Path:
+    """The same of QwenImage21Pipeline.
+
+    Args:
+        folder: where the model goes.
+        seed: of the random weights.
+    """
+    torch.manual_seed(seed)
+    tokenizer = _tokenizer(WORDS_21)
+    parts: dict[str, Any] = {
+        "scheduler": FlowMatchEulerDiscreteScheduler(**SCHEDULER_CONFIG),
+        "text_encoder": _text_encoder_21(tokenizer),
+        "transformer": _transformer_21(),
+        "vae": _vae_21(),
+        # As published: without care it would enlarge what is smaller than 256 x 256 pixels.
+        "processor": Qwen2VLImageProcessorPil(
+            size={"shortest_edge": 256 * 256, "longest_edge": 4096 * 4096}, patch_size=16,
+            image_mean=[0.5] * 3, image_std=[0.5] * 3,
+        ),
+    }  # fmt: skip
+    _write(folder, QwenImage21Pipeline, parts)
+    tokenizer.save_pretrained(folder / "processor")
+    return folder
+
+
+def _write(folder: Path, pipeline: type, parts: dict[str, Any]) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     for name, part in parts.items():
         if isinstance(part, torch.nn.Module):
             _amplify(part)
             part.to(torch.bfloat16)
         part.save_pretrained(folder / name)
-    tokenizer.save_pretrained(folder / "processor")
-    _write_index(folder, QwenImageEditPlusPipeline if plus else QwenImageEditPipeline)
-    return folder
-
-
-def _write_index(folder: Path, pipeline: type) -> None:
-    index = {
-        "_class_name": pipeline.__name__,
-        "processor": ["transformers", "Qwen2VLProcessor"],
-        "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
-        "text_encoder": ["transformers", "Qwen2_5_VLForConditionalGeneration"],
-        "tokenizer": ["transformers", "Qwen2Tokenizer"],
-        "transformer": ["diffusers", "QwenImageTransformer2DModel"],
-        "vae": ["diffusers", "AutoencoderKLQwenImage"],
-    }
+    names = {name: [type(part).__module__.partition(".")[0], type(part).__name__] for name, part in parts.items()}
+    names["processor"][1] = "Qwen3VLProcessor" if pipeline is QwenImage21Pipeline else "Qwen2VLProcessor"
+    index = {"_class_name": pipeline.__name__, **dict(sorted(names.items()))}
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
-def _tokenizer() -> Qwen2Tokenizer:
+def _tokenizer(words: str) -> Qwen2Tokenizer:
     """Byte-level BPE in which each word of the system prompt is one token, as in Qwen's own vocabulary."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
-    words = f"system\n{SYSTEM_PROMPT}\nuser\nassistant\nPicture 1: "
     trainer = trainers.BpeTrainer(
         vocab_size=2000, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
@@ -150,6 +179,38 @@ def _vae() -> AutoencoderKLQwenImage:
     )
 
 
+def _text_encoder_21(tokenizer: Qwen2Tokenizer) -> Qwen3VLForConditionalGeneration:
+    token = tokenizer.convert_tokens_to_ids
+    config = Qwen3VLConfig(
+        text_config={
+            "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+            "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 32768,
+            "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 5000000.0},
+        },
+        vision_config={
+            "depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 32,
+            "num_position_embeddings": 64, "deepstack_visual_indexes": [0],
+        },
+        image_token_id=token("<|image_pad|>"), video_token_id=token("<|video_pad|>"),
+        vision_start_token_id=token("<|vision_start|>"), vision_end_token_id=token("<|vision_end|>"),
+    )  # fmt: skip
+    return Qwen3VLForConditionalGeneration(config)
+
+
+def _transformer_21() -> QwenImage21Transformer2DModel:
+    return QwenImage21Transformer2DModel(
+        in_channels=16, out_channels=16, num_layers=2, attention_head_dim=16, num_attention_heads=2,
+        context_in_dim=32, axes_dims_rope=(4, 6, 6),
+    )  # fmt: skip
+
+
+def _vae_21() -> AutoencoderKLQwenImage21:
+    return AutoencoderKLQwenImage21(
+        base_dim=4, decoder_base_dim=4, z_dim=16, dim_mult=[1] * 5, num_res_blocks=1, latents_mean=[0.0] * 16,
+        latents_std=[1.0] * 16,
+    )  # fmt: skip
+
+
 def _amplify(module: torch.nn.Module) -> None:
     with torch.no_grad():
         for name, weight in module.named_parameters():
@@ -160,6 +221,11 @@ def _amplify(module: torch.nn.Module) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--plus", action="store_true", help="QwenImageEditPlusPipeline: several images")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--plus", action="store_true", help="QwenImageEditPlusPipeline: several images")
+    kind.add_argument("--image-21", action="store_true", help="QwenImage21Pipeline: the same, another architecture")
     arguments = parser.parse_args()
-    make(arguments.folder, plus=arguments.plus)
+    if arguments.image_21:
+        make_21(arguments.folder)
+    else:
+        make(arguments.folder, plus=arguments.plus)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-PipelineName = Literal["QwenImageEditPipeline", "QwenImageEditPlusPipeline"]
+PipelineName = Literal["QwenImageEditPipeline", "QwenImageEditPlusPipeline", "QwenImage21Pipeline"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,12 @@ class Row:
     @property
     def takes_several(self) -> bool:
         """Whether a request may have several images."""
-        return self.pipeline == "QwenImageEditPlusPipeline"
+        return self.pipeline != "QwenImageEditPipeline"
+
+    @property
+    def takes_masks(self) -> bool:
+        """Whether a request may have a mask: diffusers has no inpaint pipeline for the parts of QwenImage21Pipeline."""
+        return self.pipeline != "QwenImage21Pipeline"
 
 
 EDIT = Row(

@@ -34,6 +34,12 @@ def tiny_plus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_21(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny QwenImage21Pipeline."""
+    return tiny_model.make_21(tmp_path_factory.mktemp("models") / "image-21")
+
+
+@pytest.fixture(scope="session")
 def shared_bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalBucket]:
     """A bucket for tests that neither stop it nor look at it as a whole."""
     with LocalBucket(tmp_path_factory.mktemp("s3")) as bucket:

@@ -20,6 +20,11 @@ from qwen_worker.schema import MIN_STEPS, EditRequest, Rules, Size, bad_input, p
 
 # What the same pipeline puts before the prompt for each picture: img_prompt_template of _get_qwen_prompt_embeds.
 PLUS_PICTURE = "Picture {}: <|vision_start|><|image_pad|><|vision_end|>"
+# What QwenImage21Pipeline has in its template for each picture.
+IMAGE_21_PICTURE = "<image{}><|vision_start|><|image_pad|><|vision_end|>"
+# Rows of positions in QwenImage21Rope of diffusers. Behind them its table goes on with negative ones: a text that is
+# too long would be read wrongly, without an error.
+IMAGE_21_POSITIONS = 8192
 WARM_UP_SIZE = (512, 512)
 # How the text of a failing device begins where it has no exception class of its own: ATen/cuda/Exceptions.h,
 # c10/cuda/driver_api.h, and Triton's driver.
@@ -51,8 +56,10 @@ class Editor:
         self._inpaint = model.inpaint
         self._timeout_s = timeout_s
         self._scheduler = model.pipeline.scheduler
-        self._control_tokens = sorted(model.pipeline.tokenizer.get_added_vocab())
+        # The tokenizer that reads the prompts; QwenImage21Pipeline has no other.
+        self._control_tokens = sorted(model.pipeline.processor.tokenizer.get_added_vocab())
         self._is_plus = type(model.pipeline).__name__ == "QwenImageEditPlusPipeline"
+        self._is_21 = type(model.pipeline).__name__ == "QwenImage21Pipeline"
 
     def check(self, request: EditRequest, canvas: Size, references: Sequence[Size]) -> None:
         """Refuse, without the GPU, what the model would answer with a raw error.
@@ -132,7 +139,7 @@ class Editor:
         cancelled: threading.Event,
     ) -> np.ndarray:
         """The pixels that the pipeline makes: height x width x 3, floats in 0..1."""
-        pipeline = self._inpaint if mask else self._pipeline
+        pipeline: Any = self._inpaint if mask else self._pipeline
         masked = {"mask_image": mask, "strength": request.strength} if mask else {}
         # Two generators: the noise of the start and that of stochastic steps must not overlap.
         step_noise = torch.Generator().manual_seed(request.seed + 2**32)
@@ -153,7 +160,7 @@ class Editor:
                 **masked,
             )
         pixels: np.ndarray = output.images[0]
-        return pixels
+        return on_white(pixels) if self._is_21 else pixels
 
     def _spare_positions(self, text: str, canvas: Size, references: Sequence[Size]) -> int:
         """Rows of the transformer's position table that are left over beside prompt and pictures.
@@ -161,6 +168,8 @@ class Editor:
         Text positions begin behind half the longest side of any picture (QwenEmbedRope of diffusers), and the text
         carries the image tokens: each picture's one `<|image_pad|>` is replaced by as many as it has.
         """
+        if self._is_21:
+            return _spare_positions_21(self._pipeline, text, references)
         pipeline = self._pipeline
         seen = [seen_by_plus(size) for size in references] if self._is_plus else references
         tokens: int = sum(pipeline.processor.image_tokens(size) - 1 for size in seen)
@@ -185,6 +194,32 @@ class Editor:
             return tensors
 
         return check
+
+
+def _spare_positions_21(pipeline: Any, text: str, references: Sequence[Size]) -> int:
+    """The same of QwenImage21Rope: a word takes one position, a picture its longest side in latents.
+
+    The result takes the position that comes next. Rows and columns are counted from a picture's centre; of those there
+    are enough for any canvas.
+    """
+    pictures = " ".join(IMAGE_21_PICTURE.format(number) for number in range(1, len(references) + 1))
+    template = pipeline.prompt_template_ti2i.replace(IMAGE_21_PICTURE.format(1), pictures)
+    tokens: int = len(pipeline.processor.tokenizer(template.format(text)).input_ids)
+    system: int = pipeline._drop_idx  # noqa: SLF001 - nobody else knows
+    latent: int = pipeline.vae_scale_factor
+    words = tokens - system - len(references)
+    return IMAGE_21_POSITIONS - 1 - words - sum(max(size) // latent for size in references)
+
+
+def on_white(pixels: np.ndarray) -> np.ndarray:
+    """What QwenImage21Pipeline makes has an alpha channel: what is transparent becomes white, as in a source.
+
+    Args:
+        pixels: height x width x 4, floats in 0..1.
+    """
+    alpha = pixels[..., 3:]
+    white: np.ndarray = pixels[..., :3] * alpha + (1 - alpha)
+    return white
 
 
 def to_image(pixels: np.ndarray, source: Image.Image) -> Image.Image:

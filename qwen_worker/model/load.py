@@ -19,6 +19,10 @@ from qwen_worker.images.geometry import NATIVE_AREA
 from qwen_worker.model.pipelines import CLASSES
 from qwen_worker.schema import Size
 
+# What Image21Processor makes of a system prompt: the same text that QwenImage21Pipeline formats by hand.
+SYSTEM_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content[0].text }}<|im_end|>\n{% endfor %}"
+)
 # The edit class shows a picture to the text encoder at the size of the canvas. It was trained at about a megapixel,
 # and has positions for 4,096 tokens: a larger canvas is shown smaller.
 MAX_SEEN_PIXELS = round(1.1 * NATIVE_AREA)
@@ -32,7 +36,7 @@ class LoadError(Exception):
 
 
 class Pipeline(Protocol):
-    """What the pipeline classes share and this package uses."""
+    """What the pipeline classes share and this package uses; tokenizer and template are not QwenImage21Pipeline's."""
 
     transformer: Any
     vae: Any
@@ -50,10 +54,13 @@ class Pipeline(Protocol):
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded pipeline, a second one on the same parts for edits with a mask, and where they came from."""
+    """A loaded pipeline, a second one on the same parts for edits with a mask, and where they came from.
+
+    A class that takes no mask has no second one.
+    """
 
     pipeline: Pipeline
-    inpaint: Pipeline
+    inpaint: Pipeline | None
     id: str
     revision: str
 
@@ -73,6 +80,20 @@ class ImageProcessor(transformers.Qwen2VLProcessor):  # type: ignore[misc]
         patches: int = self.image_processor.get_number_of_image_patches(height, width, {})
         merged: int = self.image_processor.merge_size**2
         return patches // merged
+
+
+class Image21Processor(transformers.Qwen3VLProcessor):  # type: ignore[misc]
+    """Qwen3VLProcessor without its video half, which needs torchvision.
+
+    The pipeline formats its prompts itself. Of the chat template it wants to know one thing, how many tokens a system
+    prompt takes; so the one here says that and no more, and none is read from the repository.
+    """
+
+    def __init__(self, image_processor: Any, tokenizer: Any) -> None:
+        self.image_token, self.video_token = "<|image_pad|>", "<|video_pad|>"
+        self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
+        self.video_token_id = tokenizer.convert_tokens_to_ids(self.video_token)
+        ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=SYSTEM_TEMPLATE)
 
 
 def load(
@@ -97,8 +118,8 @@ def load(
     edit_class, inpaint_class = CLASSES[pipeline]
     edit = _build(folder, edit_class)
     edit.to("cuda" if torch.cuda.is_available() else "cpu")
-    inpaint = inpaint_class(**edit.components)
-    for one in (edit, inpaint):
+    inpaint = inpaint_class(**edit.components) if inpaint_class else None
+    for one in filter(None, (edit, inpaint)):
         one.set_progress_bar_config(disable=True)
     return Model(edit, inpaint, model_id, revision)
 
@@ -125,18 +146,40 @@ def _build(folder: Path, pipeline_class: Any) -> Any:
 
 def _assemble(pipeline_class: Any, folder: Path) -> Any:
     """Build the pipeline from its parts, each of a class named here: nothing in the folder chooses code to run."""
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler")
+    parts = _image_21_parts if pipeline_class is diffusers.QwenImage21Pipeline else _edit_parts
+    return pipeline_class(scheduler=scheduler, **parts(folder))
+
+
+def _edit_parts(folder: Path) -> dict[str, Any]:
     text_encoder = _weights(transformers.Qwen2_5_VLForConditionalGeneration, folder / "text_encoder")
     text_encoder.register_forward_pre_hook(give_image_positions, with_kwargs=True)
     image_processor = transformers.Qwen2VLImageProcessorPil.from_pretrained(folder / "processor")
     image_processor.size.longest_edge = min(image_processor.size.longest_edge, MAX_SEEN_PIXELS)
-    return pipeline_class(
-        transformer=_weights(diffusers.QwenImageTransformer2DModel, folder / "transformer"),
-        vae=_weights(diffusers.AutoencoderKLQwenImage, folder / "vae"),
-        text_encoder=text_encoder,
-        tokenizer=transformers.Qwen2Tokenizer.from_pretrained(folder / "tokenizer"),
-        processor=ImageProcessor(image_processor, transformers.Qwen2Tokenizer.from_pretrained(folder / "processor")),
-        scheduler=diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler"),
-    )
+    return {
+        "transformer": _weights(diffusers.QwenImageTransformer2DModel, folder / "transformer"),
+        "vae": _weights(diffusers.AutoencoderKLQwenImage, folder / "vae"),
+        "text_encoder": text_encoder,
+        "tokenizer": transformers.Qwen2Tokenizer.from_pretrained(folder / "tokenizer"),
+        "processor": ImageProcessor(image_processor, transformers.Qwen2Tokenizer.from_pretrained(folder / "processor")),
+    }
+
+
+def _image_21_parts(folder: Path) -> dict[str, Any]:
+    """Without the `sample_sigmas` of model_index.json, which would win over the steps that a request asks for."""
+    image_processor = transformers.Qwen2VLImageProcessorPil.from_pretrained(folder / "processor")
+    # The transformer puts the VAE's latents in the places of the image tokens, four to one: the text encoder must see
+    # a picture at the size at which the VAE does. The processor's own limits would move it, under 256 x 256 pixels too.
+    image_processor.do_resize = False
+    return {
+        "transformer": _weights(diffusers.QwenImage21Transformer2DModel, folder / "transformer"),
+        "vae": _weights(diffusers.AutoencoderKLQwenImage21, folder / "vae"),
+        # Its pipeline passes on which tokens are image tokens: no hook is needed.
+        "text_encoder": _weights(transformers.Qwen3VLForConditionalGeneration, folder / "text_encoder"),
+        "processor": Image21Processor(
+            image_processor, transformers.Qwen2Tokenizer.from_pretrained(folder / "processor")
+        ),
+    }
 
 
 def _weights(model_class: Any, folder: Path) -> Any:

@@ -10,7 +10,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from diffusers import QwenImageEditInpaintPipeline, QwenImageEditPipeline, QwenImageEditPlusPipeline
+from diffusers import (
+    QwenImage21Pipeline,
+    QwenImageEditInpaintPipeline,
+    QwenImageEditPipeline,
+    QwenImageEditPlusPipeline,
+)
 from diffusers.pipelines.qwenimage.pipeline_qwenimage_edit_plus import CONDITION_IMAGE_SIZE, calculate_dimensions
 from PIL import Image
 
@@ -51,10 +56,11 @@ class PlusInpaintPipeline(InpaintPipeline):
         return plus._get_qwen_prompt_embeds(prompt, seen, device, dtype)  # noqa: SLF001 - as our base class would
 
 
-#: class of a repository → the classes that edit with its parts, without and with a mask
+#: class of a repository → the classes that edit with its parts, without and with a mask (None: it takes none)
 CLASSES: dict[PipelineName, tuple[Any, Any]] = {
     "QwenImageEditPipeline": (QwenImageEditPipeline, InpaintPipeline),
     "QwenImageEditPlusPipeline": (QwenImageEditPlusPipeline, PlusInpaintPipeline),
+    "QwenImage21Pipeline": (QwenImage21Pipeline, None),
 }
 
 

@@ -25,6 +25,12 @@ def plus_model(tiny_plus: Path) -> Model:
     return load_tiny(tiny_plus, "QwenImageEditPlusPipeline")
 
 
+@pytest.fixture(scope="session")
+def model_21(tiny_21: Path) -> Model:
+    """The tiny Qwen-Image-2.1. Tests leave it as they found it."""
+    return load_tiny(tiny_21, "QwenImage21Pipeline")
+
+
 @pytest.fixture
 def editor(model: Model) -> Editor:
     """An editor over the tiny Edit model."""
@@ -35,3 +41,9 @@ def editor(model: Model) -> Editor:
 def plus_editor(plus_model: Model) -> Editor:
     """An editor over the tiny EditPlus model."""
     return Editor(plus_model, timeout_s=60)
+
+
+@pytest.fixture
+def editor_21(model_21: Model) -> Editor:
+    """An editor over the tiny Qwen-Image-2.1."""
+    return Editor(model_21, timeout_s=60)

@@ -1,6 +1,7 @@
 """A request and its pictures → the edited picture, with the real pipelines."""
 
 import gc
+import itertools
 import threading
 import time
 import weakref
@@ -70,7 +71,7 @@ def before_the_transformer(model: Model, act: Any) -> Iterator[None]:
         hook.remove()
 
 
-@pytest.mark.parametrize("which", ["editor", "plus_editor"])
+@pytest.mark.parametrize("which", ["editor", "plus_editor", "editor_21"])
 def test_whatever_is_asked_changes_the_picture(which: str, request: pytest.FixtureRequest) -> None:
     """An input that is accepted and ignored is a defect."""
     editor = request.getfixturevalue(which)
@@ -132,32 +133,44 @@ def test_a_job_leaves_nothing_to_the_next(editor: Editor, name: SchedulerName, b
     assert edit(editor) == base
 
 
-def test_several_pictures_are_seen_in_their_order(plus_editor: Editor) -> None:
-    """By the class that takes them."""
-    one, two = photo(), photo(seed=5)
+@pytest.mark.parametrize("which", ["plus_editor", "editor_21"])
+def test_several_pictures_are_seen_in_their_order(which: str, request: pytest.FixtureRequest) -> None:
+    """By the classes that take them: each of three and its place count."""
+    editor: Editor = request.getfixturevalue(which)
+    pictures = [photo(seed=seed) for seed in range(3)]
+    orders = [order for count in (1, 2, 3) for order in itertools.permutations(pictures, count)]
 
-    assert len({edit(plus_editor, one), edit(plus_editor, one, two), edit(plus_editor, two, one)}) == 3
+    assert len({edit(editor, *order, num_inference_steps=2) for order in orders}) == len(orders) == 15
 
 
+@pytest.mark.parametrize("which", ["editor", "editor_21"])
 @pytest.mark.parametrize("canvas", [(256, 512), (224, 288), (1024, 64)])
-def test_the_size_is_the_canvas(editor: Editor, canvas: Size) -> None:
+def test_the_size_is_the_canvas(which: str, request: pytest.FixtureRequest, canvas: Size) -> None:
     """Whatever the reference's."""
+    editor: Editor = request.getfixturevalue(which)
+
     assert made(editor, ask(num_inference_steps=2), canvas=canvas).size == canvas
 
 
+@pytest.mark.parametrize("which", ["editor", "editor_21"])
 @pytest.mark.parametrize("field", ["prompt", "negative_prompt"])
 @pytest.mark.parametrize("token", ["<|image_pad|>", "<|im_end|>", "<|vision_start|>", "<|endoftext|>"])
-def test_a_control_token_in_a_prompt_is_refused(editor: Editor, field: str, token: str) -> None:
+def test_a_control_token_in_a_prompt_is_refused(
+    which: str, request: pytest.FixtureRequest, field: str, token: str
+) -> None:
     """The tokenizer would obey it."""
+    editor: Editor = request.getfixturevalue(which)
     with pytest.raises(BadInput, match=f"{field}: holds") as caught:
         editor.check(ask(**{field: f"make it {token} warm"}), CANVAS, [CANVAS])
 
     assert [item["field"] for item in caught.value.details["problems"]] == [field]
 
 
-def test_ordinary_signs_are_no_control_tokens(editor: Editor) -> None:
+@pytest.mark.parametrize("which", ["editor", "editor_21"])
+def test_ordinary_signs_are_no_control_tokens(which: str, request: pytest.FixtureRequest) -> None:
     """Braces too: the pipelines format their template with the prompt."""
-    text = "a {b} <c> | <|d|> %s \\ 100% 日本語 🙂"
+    editor: Editor = request.getfixturevalue(which)
+    text = "a {b} <c> | <|d|> %s \\ 100% 日本語 🙂 <image1>"
     editor.check(ask(prompt=text), CANVAS, [CANVAS])
 
     assert edit(editor, prompt=text) != edit(editor)
