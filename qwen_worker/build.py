@@ -47,6 +47,7 @@ def assemble(settings: Settings, editor: Editor) -> Jobs:
         cfg_scale=row.cfg_scale,
         max_steps=settings.max_inference_steps,
         max_images=MAX_IMAGES if row.takes_several else 1,
+        masks=row.takes_masks,
     )
     return Jobs(service, rules)
 

@@ -5,6 +5,8 @@ from typing import Literal
 
 PipelineName = Literal["QwenImageEditPipeline", "QwenImageEditPlusPipeline", "QwenImage21Pipeline"]
 
+RESEARCH_LICENCE = "Qwen Research License"
+
 
 @dataclass(frozen=True)
 class Row:
@@ -40,6 +42,11 @@ class Row:
         """Whether a request may have a mask: diffusers has no inpaint pipeline for the parts of QwenImage21Pipeline."""
         return self.pipeline != "QwenImage21Pipeline"
 
+    @property
+    def research_only(self) -> bool:
+        """Whether the weights are under RESEARCH_LICENCE: of a model outside the table, what its class came with."""
+        return self.pipeline == "QwenImage21Pipeline"
+
 
 EDIT = Row(
     # Steps: 30 instead of the 50 of the model's card, which MAX_INFERENCE_STEPS still allows.
@@ -48,6 +55,10 @@ EDIT = Row(
 EDIT_PLUS = Row(
     "Qwen/Qwen-Image-Edit-2509", "QwenImageEditPlusPipeline", "Apache-2.0", 40, 4.0,
     "d3968ef930e841f4c73640fb8afa3b306a78167e",
+)  # fmt: skip
+IMAGE_21 = Row(
+    # Weights: the parameters of the classes with their published sizes (7.12, 0.34 and 8.77 billion), at two bytes.
+    "Qwen/Qwen-Image-2.1", "QwenImage21Pipeline", RESEARCH_LICENCE, 40, 1.0, None, weights_gb=32.4
 )  # fmt: skip
 #: model id → what is known of it
 FAMILY = {
@@ -58,11 +69,12 @@ FAMILY = {
         replace(EDIT_PLUS, id="Qwen/Qwen-Image-Edit-2511", revision="6f3ccc0b56e431dc6a0c2b2039706d7d26f22cb9"),
         replace(EDIT_PLUS, id="FireRedTeam/FireRed-Image-Edit-1.0", revision=None),
         replace(EDIT_PLUS, id="FireRedTeam/FireRed-Image-Edit-1.1", revision=None),
+        IMAGE_21,
     )
 }
 
 
 def untested(model_id: str, pipeline: PipelineName) -> Row:
     """The row of a model outside the table: the defaults are those of its class."""
-    like = EDIT if pipeline == EDIT.pipeline else EDIT_PLUS
+    (like,) = (row for row in (EDIT, EDIT_PLUS, IMAGE_21) if row.pipeline == pipeline)
     return replace(like, id=model_id, licence="unknown", revision=None, weights_gb=None, tested=False)

@@ -102,7 +102,7 @@ class EditInput(BaseModel):
     image_urls: Annotated[list[Url], Field(min_length=1, max_length=MAX_IMAGES)] | None = Field(
         None,
         description="instead of image_url: 1 to 3 pictures in their order, for a model that takes several; "
-        "the prompt calls them Picture 1, Picture 2, Picture 3",
+        "the prompt calls them Picture 1, Picture 2, Picture 3; that of Qwen-Image-2.1 `<image1>` and so on",
     )
     image_url: Url | None = Field(
         None,

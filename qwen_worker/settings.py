@@ -18,7 +18,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from qwen_worker.family import EDIT, FAMILY, PipelineName, Row, untested
+from qwen_worker.family import EDIT, FAMILY, RESEARCH_LICENCE, PipelineName, Row, untested
 
 RUNPOD_VOLUME = Path("/runpod-volume")
 LOCAL_REVISION = "local"
@@ -108,13 +108,19 @@ class Settings(BaseSettings):
     model_id: str = Field(EDIT.id, description="repository on the Hugging Face Hub, or a local folder", min_length=1)
     model_class: PipelineName | None = Field(
         None,
-        description="the pipeline's class, QwenImageEditPipeline or QwenImageEditPlusPipeline; required for a model "
-        "that is not in the table of models, a folder too",
+        description="the pipeline's class, QwenImageEditPipeline, QwenImageEditPlusPipeline or QwenImage21Pipeline; "
+        "required for a model that is not in the table of models, a folder too",
         validate_default=True,
     )
     model_revision: str = Field(
         "",
         description="commit of the repository, 40 hex digits; default: the pinned one of a known model",
+        validate_default=True,
+    )
+    accept_research_license: bool = Field(
+        False,
+        description=f"1: the {RESEARCH_LICENCE} is accepted, which a QwenImage21Pipeline model is under: "
+        "no commercial use",
         validate_default=True,
     )
     hf_token: Secret = Field(SecretStr(""), description="Hugging Face token, for private repositories")
@@ -175,6 +181,19 @@ class Settings(BaseSettings):
             missing = " (there is no folder of this name)" if model.startswith(("/", ".")) else ""
             raise ValueError(f"must name a commit of {model} by its 40 hex digits{missing}")
         return revision
+
+    @field_validator("accept_research_license")
+    @classmethod
+    def _accepted(cls, accepted: bool, info: ValidationInfo) -> bool:  # noqa: FBT001 - pydantic's signature
+        """Nobody uses weights of restricted use without having said so."""
+        model, pipeline = info.data.get("model_id", ""), info.data.get("model_class")
+        row = FAMILY.get(model) or (untested(model, pipeline) if pipeline else None)
+        if row and row.research_only and not accepted:
+            raise ValueError(
+                f"must be 1 to use {model}: {row.pipeline} models are under the {RESEARCH_LICENCE}, which forbids "
+                "commercial use; read it in the model's repository, and set this if you keep to it"
+            )
+        return accepted
 
     @property
     def model(self) -> Row:

@@ -106,6 +106,29 @@ def test_a_success_has_the_documented_shape(jobs: Jobs, host: ImageHost) -> None
     assert meta["cache"] == "miss"
 
 
+def test_qwen_image_21_does_jobs(tiny_21: Path, shared_bucket: LocalBucket, host: ImageHost) -> None:
+    """In the source's exact size; of three images each place counts; a mask is refused before anything is fetched."""
+    settings = settings_of(tiny_21, shared_bucket, ACCEPT_RESEARCH_LICENSE="1")
+    worker_21 = assemble(settings, build_editor(settings))
+    urls = [host.put(f"/21-{n}.png", file_of(photo(301 + n, 203, seed=n))) for n in range(3)]
+    whole = answer(worker_21, {"image_url": urls[0], "prompt": "make it warm", "num_inference_steps": 2})["result"]
+    small = said(urls[0], seed=1) | {"image_url": None}
+    orders = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [0, 1], [1, 0], [0]]
+    metas = [answer(worker_21, {**small, "image_urls": [urls[n] for n in order]})["result"]["meta"] for order in orders]
+    fetched = len(host.requests)
+    refused = error_of(answer(worker_21, said(host.url("/21-new.png"), mask_url=host.url("/21-mask.png"))))
+    picture = Image.open(io.BytesIO(requests.get(whole["presigned_url"], timeout=5).content))
+
+    assert (picture.size, picture.mode) == ((301, 203), "RGB")
+    assert whole["meta"]["true_cfg_scale"] == 1.0
+    assert all(side % 32 == 0 for side in whole["meta"]["geometry"]["generated"])
+    assert [[source["width"] - 301 for source in meta["sources"]] for meta in metas] == orders
+    assert len({meta["output"]["sha256"] for meta in metas}) == len(orders)
+    assert refused["type"] == "BadInput"
+    assert [problem["field"] for problem in refused["details"]["problems"]] == ["mask_url"]
+    assert len(host.requests) == fetched
+
+
 def test_the_stages_are_true(jobs: Jobs, host: ImageHost, editor: Editor) -> None:
     """A slow host shows in `fetch`, a slow model in `edit`, and the whole is what a clock outside says."""
     url = host.url("/slow.png")

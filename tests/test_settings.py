@@ -190,6 +190,8 @@ def test_a_model_of_the_table_brings_what_is_known_of_it(given: pytest.MonkeyPat
     if row.revision is None:
         assert problems().startswith("MODEL_REVISION: must name a commit")
         given.setenv("MODEL_REVISION", "0" * 40)
+    if row.research_only:
+        given.setenv("ACCEPT_RESEARCH_LICENSE", "1")
     settings = load_settings()
 
     assert settings.model == row
@@ -201,19 +203,57 @@ def test_a_model_of_the_table_brings_what_is_known_of_it(given: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(
-    ("pipeline", "steps", "several"), [("QwenImageEditPipeline", 30, False), ("QwenImageEditPlusPipeline", 40, True)]
+    ("pipeline", "steps", "scale", "several", "masks"),
+    [
+        ("QwenImageEditPipeline", 30, 4.0, False, True),
+        ("QwenImageEditPlusPipeline", 40, 4.0, True, True),
+        ("QwenImage21Pipeline", 40, 1.0, True, False),
+    ],
 )
 def test_another_model_needs_its_class(
-    given: pytest.MonkeyPatch, tmp_path: Path, pipeline: str, steps: int, *, several: bool
+    given: pytest.MonkeyPatch, tmp_path: Path, pipeline: str, steps: int, scale: float, *, several: bool, masks: bool
 ) -> None:
     """Which brings its defaults; a folder too, whose content nobody looked at."""
     given.setenv("MODEL_ID", str(tmp_path))
+    given.setenv("ACCEPT_RESEARCH_LICENSE", "1")
     assert problems().startswith("MODEL_CLASS: must name the class")
 
     given.setenv("MODEL_CLASS", pipeline)
     row = load_settings().model
-    assert (row.id, row.pipeline, row.steps, row.takes_several) == (str(tmp_path), pipeline, steps, several)
+    assert (row.id, row.pipeline, row.steps, row.cfg_scale) == (str(tmp_path), pipeline, steps, scale)
+    assert (row.takes_several, row.takes_masks) == (several, masks)
     assert not row.tested
+
+
+@pytest.mark.parametrize("model", ["Qwen/Qwen-Image-2.1", "someone/else"])
+def test_weights_for_research_only_must_be_accepted(given: pytest.MonkeyPatch, model: str) -> None:
+    """Of every model of the class; the error names the licence and what to set. Nothing else needs it."""
+    given.setenv("MODEL_ID", model)
+    given.setenv("MODEL_CLASS", "QwenImage21Pipeline")
+    given.setenv("MODEL_REVISION", "0" * 40)
+    for no in ("", "0", "false"):
+        given.setenv("ACCEPT_RESEARCH_LICENSE", no)
+        said = problems()
+        assert said.startswith(f"ACCEPT_RESEARCH_LICENSE: must be 1 to use {model}")
+        assert "Qwen Research License, which forbids commercial use" in said
+
+    given.setenv("ACCEPT_RESEARCH_LICENSE", "1")
+    assert load_settings().accept_research_license
+
+    given.setenv("ACCEPT_RESEARCH_LICENSE", "")
+    given.setenv("MODEL_ID", "someone/else")
+    given.setenv("MODEL_CLASS", "QwenImageEditPlusPipeline")
+    assert not load_settings().accept_research_license
+
+
+def test_the_licence_is_named_beside_every_other_problem(given: pytest.MonkeyPatch) -> None:
+    """Of a model of the table also where MODEL_CLASS is wrong."""
+    given.setenv("MODEL_ID", "Qwen/Qwen-Image-2.1")
+    given.setenv("MODEL_CLASS", "QwenImageEditPipeline")
+
+    assert [line.split(":")[0] for line in problems().splitlines()] == [
+        "MODEL_CLASS", "MODEL_REVISION", "ACCEPT_RESEARCH_LICENSE",
+    ]  # fmt: skip
 
 
 def test_a_local_folder_needs_no_revision(given: pytest.MonkeyPatch, tmp_path: Path) -> None:
