@@ -113,7 +113,7 @@ def test_qwen_image_21_does_jobs(tiny_21: Path, shared_bucket: LocalBucket, host
     urls = [host.put(f"/21-{n}.png", file_of(photo(301 + n, 203, seed=n))) for n in range(3)]
     whole = answer(worker_21, {"image_url": urls[0], "prompt": "make it warm", "num_inference_steps": 2})["result"]
     small = said(urls[0], seed=1) | {"image_url": None}
-    orders = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [0, 1], [1, 0], [0]]
+    orders = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [0, 1]]
     metas = [answer(worker_21, {**small, "image_urls": [urls[n] for n in order]})["result"]["meta"] for order in orders]
     fetched = len(host.requests)
     refused = error_of(answer(worker_21, said(host.url("/21-new.png"), mask_url=host.url("/21-mask.png"))))

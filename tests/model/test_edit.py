@@ -1,7 +1,6 @@
 """A request and its pictures → the edited picture, with the real pipelines."""
 
 import gc
-import itertools
 import threading
 import time
 import weakref
@@ -135,12 +134,13 @@ def test_a_job_leaves_nothing_to_the_next(editor: Editor, name: SchedulerName, b
 
 @pytest.mark.parametrize("which", ["plus_editor", "editor_21"])
 def test_several_pictures_are_seen_in_their_order(which: str, request: pytest.FixtureRequest) -> None:
-    """By the classes that take them: each of three and its place count."""
+    """By the classes that take them: each counts, and its place."""
     editor: Editor = request.getfixturevalue(which)
-    pictures = [photo(seed=seed) for seed in range(3)]
-    orders = [order for count in (1, 2, 3) for order in itertools.permutations(pictures, count)]
+    one, two, three = (photo(seed=seed) for seed in range(3))
+    orders = [(one,), (one, two), (two, one), (one, two, three), (one, three, two), (two, one, three)]
+    made_by = {edit(editor, *order, num_inference_steps=2, true_cfg_scale=1.0) for order in orders}
 
-    assert len({edit(editor, *order, num_inference_steps=2) for order in orders}) == len(orders) == 15
+    assert len(made_by) == len(orders)
 
 
 @pytest.mark.parametrize("which", ["editor", "editor_21"])
