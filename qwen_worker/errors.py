@@ -8,6 +8,8 @@ WorkerError
 └── StorageError     the result could not be stored
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 
@@ -58,3 +60,15 @@ class StorageError(WorkerError):
     """The result could not be stored."""
 
     retryable_by_default = True
+
+
+@contextmanager
+def about(picture: str) -> Iterator[None]:
+    """What fails inside is told of this picture: one of several, or the mask."""
+    try:
+        yield
+    except WorkerError as error:
+        error.message = f"{picture}: {error.message}"
+        error.args = (error.message,)
+        error.details["picture"] = picture
+        raise

@@ -77,4 +77,4 @@ FAMILY = {
 def untested(model_id: str, pipeline: PipelineName) -> Row:
     """The row of a model outside the table: the defaults are those of its class."""
     (like,) = (row for row in (EDIT, EDIT_PLUS, IMAGE_21) if row.pipeline == pipeline)
-    return replace(like, id=model_id, licence="unknown", revision=None, weights_gb=None, tested=False)
+    return replace(like, id=model_id, licence="unknown", weights_gb=None, tested=False)

@@ -17,7 +17,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    StringConstraints,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -49,6 +48,12 @@ def _whole(said: object) -> object:
     return int(said) if isinstance(said, float) and said.is_integer() else said
 
 
+def _words(text: str) -> str:
+    if not text.strip():
+        raise PydanticCustomError("blank", "must say what to change")
+    return text.strip()
+
+
 def _address(url: str) -> str:
     if problem := _url_problem(url):
         raise PydanticCustomError("url", "{problem}", {"problem": problem})
@@ -69,6 +74,11 @@ Url = Annotated[
 ]
 
 
+def _is_given(field: str) -> dict[str, Any]:
+    """JSON Schema: the field is there, and not null."""
+    return {"required": [field], "properties": {field: {"not": {"type": "null"}}}}
+
+
 @dataclass(frozen=True)
 class Rules:
     """What depends on the worker and its model: limits, and the defaults of a request."""
@@ -85,17 +95,14 @@ class EditInput(BaseModel):
 
     model_config = Frozen | ConfigDict(
         json_schema_extra={
-            "oneOf": [
-                {"required": ["image_url"], "properties": {"image_url": {"type": "string"}}},
-                {"required": ["image_urls"], "properties": {"image_urls": {"type": "array"}}},
+            "oneOf": [_is_given("image_url"), _is_given("image_urls")],
+            "allOf": [
+                {"if": _is_given(field), "then": _is_given(other)}
+                for field, other in (
+                    ("width", "height"), ("height", "width"), ("strength", "mask_url"), ("mask_feather", "mask_url")
+                )
             ],
-            "not": {
-                "required": ["size", "width"],
-                "properties": {"size": {"type": "string"}, "width": {"type": "number"}},
-            },
-            "dependentRequired": {
-                "width": ["height"], "height": ["width"], "strength": ["mask_url"], "mask_feather": ["mask_url"]
-            },
+            "not": {"allOf": [_is_given("size"), _is_given("width")]},
         }
     )  # fmt: skip
 
@@ -111,8 +118,9 @@ class EditInput(BaseModel):
         validate_default=True,
     )
     size_from: Index = Field(0, description="which of image_urls sets the size, from 0")
-    prompt: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2000)] = Field(
+    prompt: Annotated[str, AfterValidator(_words)] = Field(
         description="what to change, 1 to 2000 characters",
+        max_length=2000,
         examples=["make the sky a warm sunset"],
         json_schema_extra={"pattern": r"\S"},
     )
@@ -272,6 +280,13 @@ class EditRequest(Knobs):
         """Of all pictures: the images, then the mask if there is one."""
         return self.images + ((self.mask,) if self.mask else ())
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What a caller is told each picture of `urls` is."""
+        several = len(self.images) > 1
+        images = [f"picture {number}" if several else "the source" for number in range(1, len(self.images) + 1)]
+        return (*images, *(["the mask"] if self.mask else []))
+
     def digest(self, images: Sequence[str], masks: Sequence[str]) -> str:
         """sha256 (hex) of what decides the picture: the request, with each address replaced by its bytes' sha256."""
         said = self.model_copy(update={"images": tuple(images), "mask": "".join(masks), "warnings": ()})
@@ -287,7 +302,7 @@ def parse(raw: object, *, job_id: str, rules: Rules) -> EditRequest:
     if not isinstance(raw, dict):
         raise BadInput('the job needs an "input" object', problems=[{"field": "input", "problem": "not an object"}])
     try:
-        given = {key: value for key, value in raw.items() if value is not None}
+        given = {key: value for key, value in raw.items() if value is not None or key not in EditInput.model_fields}
         said = EditInput.model_validate(given, context=rules)
     except ValidationError as error:
         raise bad_input(_problems(error)) from None

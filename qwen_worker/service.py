@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 from PIL import Image
 
 from qwen_worker.deadlines import cut_when_cancelled
-from qwen_worker.errors import WorkerError
+from qwen_worker.errors import about
 from qwen_worker.images.decode import Decoded, decode
 from qwen_worker.images.deliver import deliver
 from qwen_worker.images.encode import encode
@@ -28,8 +28,6 @@ from qwen_worker.storage import Bucket
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
-
-MASK = "the mask"
 
 
 class Editor(Protocol):
@@ -118,11 +116,14 @@ class Service:
         Raises:
             WorkerError: BadInput, DownloadFailed, CacheReadFailed, ModelError or StorageError.
         """
-        names = _names(request)
         watch.begin("fetch")
-        sources = await _together(self._load(*pair) for pair in zip(request.urls, names, strict=True))
+        # Each address once, by the first of its names.
+        named = dict(reversed(list(zip(request.urls, request.names, strict=True))))
+        loaded = dict(zip(named, await _together(self._load(*pair) for pair in named.items()), strict=True))
+        sources = [loaded[url] for url in request.urls]
         watch.begin("decode")
-        decoded = await _together(self._off(self._decode, *pair) for pair in zip(sources, names, strict=True))
+        pairs = zip(sources, request.names, strict=True)
+        decoded = await _together(self._off(self._decode, *pair) for pair in pairs)
         originals = [Original(*pair) for pair in zip(sources, decoded, strict=True)]
         images, masks = originals[: len(request.images)], originals[len(request.images) :]
         watch.begin("validate")
@@ -134,7 +135,7 @@ class Service:
         )
         self._editor.check(request, planned.target.canvas, [one.canvas for one in planned.references])
         # Only what decodes is worth keeping. It is written while the GPU works, and no job waits for it.
-        for original in originals:
+        for original in {original.source.url: original for original in originals}.values():
             self._keep(original)
         watch.begin("decode")
         prepared = await self._off(self._prepare, planned, images, masks)
@@ -148,7 +149,8 @@ class Service:
         full_key = await self._off(
             self._bucket.put, object_key(digest, job_id, encoded.extension), encoded.data, encoded.content_type
         )
-        warnings = (*request.warnings, *(said for one in decoded for said in one.warnings), *prepared.warnings)
+        told = (f"{name}: {said}" for name, one in zip(request.names, decoded, strict=True) for said in one.warnings)
+        warnings = (*request.warnings, *told, *prepared.warnings)
         return EditResult(
             presigned_url=self._bucket.presign(full_key),
             bucket=self._bucket.name,
@@ -170,17 +172,13 @@ class Service:
         )
 
     async def _load(self, url: str, name: str) -> Source:
-        try:
-            # When another picture of the job fails, this one is no longer wanted.
-            with cut_when_cancelled():
-                return await self._off(self._sources.load, url)
-        except WorkerError as error:
-            error.details["picture"] = name
-            raise
+        # When another picture of the job fails, this one is no longer wanted: its connection is cut.
+        with about(name), cut_when_cancelled():
+            return await self._off(self._sources.load, url)
 
     def _decode(self, source: Source, name: str) -> Decoded:
-        backdrop = "black" if name == MASK else "white"
-        return decode(source.data, max_pixels=self._max_pixels, what=name, backdrop=backdrop)
+        with about(name):
+            return decode(source.data, max_pixels=self._max_pixels, backdrop="black" if name == "the mask" else "white")
 
     def _prepare(self, planned: Plan, images: Sequence[Original], masks: Sequence[Original]) -> Prepared:
         pairs = zip(planned.references, images, strict=True)
@@ -188,7 +186,9 @@ class Service:
         if not masks:
             return Prepared(references, None, None, ())
         mask, warnings = fitted(masks[0].image, planned.delivered)
-        cells = in_cells(planned.target.prepare(mask), self._editor.grid // 2)
+        # Averaged over each pixel: what rings, or is drawn out of neighbours, would make the mask larger.
+        canvas = planned.target.prepare(mask, Image.Resampling.BOX)
+        cells = in_cells(canvas, self._editor.grid // 2)
         return Prepared(references, mask, cells, warnings)
 
     async def _on_gpu(self, request: EditRequest, planned: Plan, prepared: Prepared, watch: Stopwatch) -> Image.Image:
@@ -199,6 +199,10 @@ class Service:
             return self._editor.edit(request, planned.target.canvas, prepared.references, prepared.cells, cancelled)
 
         watch.begin("queue")
+        if prepared.cells and not prepared.cells.getbbox():
+            # The mask is empty: no GPU time is spent on what nobody would see.
+            watch.begin("edit")
+            return prepared.references[0]
         run = contextvars.copy_context().run
         try:
             return await asyncio.get_running_loop().run_in_executor(self._gpu, run, edit)
@@ -216,13 +220,6 @@ class Service:
         """Run a blocking function on the I/O threads, inside this job's log context."""
         run = contextvars.copy_context().run
         return await asyncio.get_running_loop().run_in_executor(self._io, run, function, *arguments)
-
-
-def _names(request: EditRequest) -> list[str]:
-    """What the caller is told each picture is."""
-    several = len(request.images) > 1
-    images = [f"picture {number}" if several else "the source" for number in range(1, len(request.images) + 1)]
-    return [*images, MASK][: len(request.urls)]
 
 
 async def _together(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

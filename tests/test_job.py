@@ -106,6 +106,7 @@ def test_a_success_has_the_documented_shape(jobs: Jobs, host: ImageHost) -> None
     assert meta["cache"] == "miss"
 
 
+@pytest.mark.slow
 def test_qwen_image_21_does_jobs(tiny_21: Path, shared_bucket: LocalBucket, host: ImageHost) -> None:
     """In the source's exact size; of three images each place counts; a mask is refused before anything is fetched."""
     settings = settings_of(tiny_21, shared_bucket, ACCEPT_RESEARCH_LICENSE="1")
@@ -214,7 +215,10 @@ def test_a_source_that_is_no_picture_is_not_kept(jobs: Jobs, host: ImageHost) ->
     url = host.put("/page", b"<html>a login page</html>")
     for _ in range(2):
         error = error_of(answer(jobs, said(url)))
-        assert (error["type"], error["details"]) == ("BadInput", {"stage": "decode", "retryable": False})
+        assert (error["type"], error["details"]) == (
+            "BadInput",
+            {"picture": "the source", "stage": "decode", "retryable": False},
+        )
 
     assert host.requests == ["/page", "/page"]
 

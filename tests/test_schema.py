@@ -362,6 +362,12 @@ def test_problems_are_bounded() -> None:
         ({**MASK, "strength": 1.1}, False),
         ({**MASK, "mask_feather": 257}, False),
         ({"mask_url": "nope"}, False),
+        ({"width": 512, "height": None}, False),
+        ({"width": None}, True),
+        ({"strength": 0.5, "mask_url": None}, False),
+        ({"strength": None, "mask_feather": None}, True),
+        ({"unknown": None}, False),
+        ({"prompt": " " * 1999 + "ab"}, False),
     ],
 )
 def test_the_json_schema_says_what_parse_says(fields: dict[str, Any], *, valid: bool) -> None:

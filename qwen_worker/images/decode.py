@@ -13,7 +13,7 @@ from qwen_worker.errors import BadInput
 FORMATS = ("JPEG", "PNG", "WEBP")
 # What Pillow calls the JPEG of many phones and cameras: a second picture (depth, gain map) lies behind the first.
 PHONE_JPEG = "MPO"
-MAX_SIDE = 16384  # pixels
+MAX_SIDE = 16383  # pixels: the longest that a WebP result can have
 # Each scan of a progressive JPEG is decoded over the whole picture: real files have about ten, bombs thousands.
 MAX_JPEG_SCANS = 100
 START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
@@ -44,13 +44,12 @@ class Decoded:
     warnings: tuple[str, ...] = ()
 
 
-def decode(data: bytes, *, max_pixels: int, what: str = "the source", backdrop: str = "white") -> Decoded:
+def decode(data: bytes, *, max_pixels: int, backdrop: str = "white") -> Decoded:
     """Read a JPEG, PNG or WebP.
 
     Args:
         data: the file.
         max_pixels: width times height that is accepted, checked before the pixels are decoded.
-        what: what errors and warnings call it.
         backdrop: the colour of what is transparent.
 
     Raises:
@@ -58,24 +57,24 @@ def decode(data: bytes, *, max_pixels: int, what: str = "the source", backdrop: 
     """
     try:
         opened = Image.open(io.BytesIO(data), formats=FORMATS)
-        _check_size(opened, data, max_pixels, what)
+        _check_size(opened, data, max_pixels)
         opened.load()
-        return _photograph(opened, what, backdrop)
+        return _photograph(opened, backdrop)
     except (OSError, ValueError, SyntaxError, EOFError, RuntimeError) as error:
         # Pillow raises SyntaxError for broken headers, ValueError and RuntimeError for impossible ones.
         raise BadInput(
-            f"{what} is not a readable JPEG, PNG or WebP picture: is the link the picture itself, and complete?"
+            "it is not a readable JPEG, PNG or WebP picture: is the link the picture itself, and complete?"
         ) from error
 
 
-def _check_size(opened: Image.Image, data: bytes, max_pixels: int, what: str) -> None:
+def _check_size(opened: Image.Image, data: bytes, max_pixels: int) -> None:
     width, height = opened.size
     if width * height > max_pixels:
-        raise BadInput(f"{what} has {width} x {height} pixels: send at most {max_pixels} pixels")
+        raise BadInput(f"it has {width} x {height} pixels: send at most {max_pixels} pixels")
     if max(width, height) > MAX_SIDE:
-        raise BadInput(f"{what} has {width} x {height} pixels: send at most {MAX_SIDE} a side")
+        raise BadInput(f"it has {width} x {height} pixels: send at most {MAX_SIDE} a side")
     if opened.format in {"JPEG", PHONE_JPEG} and _has_endless_scans(data):
-        raise BadInput(f"{what} is a JPEG of more than {MAX_JPEG_SCANS} scans: save it as a baseline JPEG")
+        raise BadInput(f"it is a JPEG of more than {MAX_JPEG_SCANS} scans: save it as a baseline JPEG")
 
 
 def _has_endless_scans(data: bytes) -> bool:
@@ -92,23 +91,23 @@ def _has_endless_scans(data: bytes) -> bool:
     return scans > MAX_JPEG_SCANS
 
 
-def _photograph(opened: Image.Image, what: str, backdrop: str) -> Decoded:
+def _photograph(opened: Image.Image, backdrop: str) -> Decoded:
     notes = []
     frames = getattr(opened, "n_frames", 1)
     if frames > 1 and opened.format != PHONE_JPEG:
-        notes.append(f"{what} is animated: the first of its {frames} frames was used")
+        notes.append(f"it is animated: the first of its {frames} frames was used")
     try:
         orientation = opened.getexif().get(ORIENTATION)
     except (SyntaxError, ValueError, LookupError, TypeError, OSError, struct.error):
         orientation = None
-        notes.append(f"{what}'s EXIF data is broken: its orientation was ignored")
+        notes.append("its EXIF data is broken: its orientation was ignored")
     image = _eight_bit(opened)
     if orientation in UPRIGHT:
         image = image.transpose(UPRIGHT[orientation])
     if profile := opened.info.get("icc_profile"):
         converted = _to_srgb(image, profile)
         if converted is None:
-            notes.append(f"{what}'s colour profile is broken and was ignored")
+            notes.append("its colour profile is broken and was ignored")
         image = converted or image
     return Decoded(
         _flatten(image, backdrop), "JPEG" if opened.format == PHONE_JPEG else str(opened.format), tuple(notes)

@@ -33,9 +33,9 @@ def deliver(
         made: the canvas.
     """
     content = plan.target.cut(made)
-    geometry = Geometry(source=source.size, generated=made.size)
     if not plan.keeps_frame:
         told = ("align: the result has another shape than the source, nothing was undone",) if request.align else ()
+        geometry = Geometry(source=source.size, generated=made.size)
         return Delivery(_resized(content, plan.delivered), geometry, told)
     before = _resized(source, content.size)
     found, fit = drift.measure(before, content)
@@ -45,19 +45,19 @@ def deliver(
     elif request.align:
         warnings.append(f"align: source and result agree in {fit:.0%} of their parts, too few: nothing was undone")
     image = _resized(content, plan.delivered)
-    if mask and request.mask_feather is not None:
-        image = Image.composite(image, _resized(source, plan.delivered), feathered(mask, request.mask_feather))
-    said = geometry.model_copy(
-        update={
-            "transform": Transform(scale=plan.reference.scale, offset=plan.reference.offset),
-            "shift_px": found and _in_pixels_of(plan, found),
-            "scale_percent": found and round(found.growth * 100, 3),
-            "fit": round(fit, 3),
-            "changed_percent": round(drift.changed_share(before, _resized(image, content.size)) * 100, 2),
-            "aligned": request.align and found is not None,
-        }
+    if mask:
+        image = Image.composite(image, _resized(source, plan.delivered), feathered(mask, request.mask_feather or 0))
+    geometry = Geometry(
+        source=source.size,
+        generated=made.size,
+        transform=Transform(scale=plan.reference.scale, offset=plan.reference.offset),
+        shift_px=found and _in_pixels_of(plan, found),
+        scale_percent=found and round(found.growth * 100, 3) + 0.0,
+        fit=round(fit, 3),
+        changed_percent=round(drift.changed_share(before, _resized(image, content.size)) * 100, 2),
+        aligned=request.align and found is not None,
     )
-    return Delivery(image, said, tuple(warnings))
+    return Delivery(image, geometry, tuple(warnings))
 
 
 def _resized(image: Image.Image, size: Size) -> Image.Image:

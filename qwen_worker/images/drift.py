@@ -15,6 +15,7 @@ from qwen_worker.schema import Size
 
 COMPARED_AREA = 1024 * 1024  # pixels at which two pictures are compared, at most
 CHANGED = 16  # of 255, in one channel: beyond what coding and resampling do
+GRAIN = 0.8  # pixels, sigma: film grain would pass for contrast wherever a picture is smooth
 SURROUNDINGS = 8.0  # pixels, sigma: what brightness and contrast are measured over
 FAINT = 2.0  # of 255: contrast that counts half
 BLOCKS_A_SIDE = 8
@@ -22,6 +23,8 @@ BLOCK = (32, 128)  # pixels a side: least, most
 REACH = 1 / 3  # of a block's side: how far it is looked for
 CORNER = (0.001, 0.05)  # least contrast along the weaker direction: absolute, and beside the stronger one
 ALIKE = 0.5  # correlation from which a block counts as found
+NEARLY_BEST = 0.95  # of the best correlation: a peak that may be the right one
+APART = 9  # pixels a side: a peak is the greatest of these around it
 AGREES = 1.0  # pixels beside what the map says
 MIN_BLOCKS = 6
 MIN_FIT = 0.5
@@ -77,8 +80,8 @@ def _compared(size: Size) -> tuple[Size, float]:
 
 
 def _relief(image: Image.Image) -> np.ndarray:
-    """Light and shade, free of the brightness and the contrast of their surroundings."""
-    grey = np.asarray(image.convert("L"), dtype=np.float32)
+    """Light and shade, free of grain, and of the brightness and the contrast of their surroundings."""
+    grey = cv2.GaussianBlur(np.asarray(image.convert("L"), dtype=np.float32), (0, 0), GRAIN)
     away = grey - cv2.GaussianBlur(grey, (0, 0), SURROUNDINGS)
     contrast = np.sqrt(cv2.GaussianBlur(away * away, (0, 0), SURROUNDINGS))
     relief: np.ndarray = away / (contrast + FAINT)
@@ -118,8 +121,15 @@ def _moves(before: np.ndarray, after: np.ndarray, corners: np.ndarray, side: int
 
 
 def _peak(likeness: np.ndarray) -> np.ndarray:
-    """Where it is greatest, between the pixels: the vertex of a parabola through three of them each way."""
-    row, column = np.unravel_index(likeness.argmax(), likeness.shape)
+    """Where it is greatest, between the pixels: the vertex of a parabola through three of them each way.
+
+    A pattern that repeats has several peaks. The nearest is taken: a shift by whole periods nobody sees.
+    """
+    peaks = (likeness >= cv2.dilate(likeness, np.ones((APART, APART)))) & (likeness > NEARLY_BEST * likeness.max())
+    rows, columns = np.nonzero(peaks)
+    centre = (np.array(likeness.shape) - 1) / 2
+    nearest = np.hypot(rows - centre[0], columns - centre[1]).argmin()
+    row, column = rows[nearest], columns[nearest]
     found = np.array([column, row], dtype=float)
     for axis, line, at in ((0, likeness[row], column), (1, likeness[:, column], row)):
         if 0 < at < len(line) - 1:

@@ -14,7 +14,7 @@ from itertools import product
 import numpy as np
 from PIL import Image
 
-from qwen_worker.errors import BadInput
+from qwen_worker.errors import BadInput, about
 from qwen_worker.schema import EditRequest, Size, bad_input
 
 NATIVE_AREA = 1024 * 1024  # pixels at which the models were trained
@@ -96,7 +96,10 @@ def plan(request: EditRequest, sources: Sequence[Size], *, grid: int, max_output
     """
     asked = request.size if isinstance(request.size, tuple) else None
     area = asked[0] * asked[1] if asked else NATIVE_AREA
-    references = [place(source, area, grid) for source in sources]
+    references = []
+    for name, source in zip(request.names, sources, strict=False):
+        with about(name):
+            references.append(place(source, area, grid))
     source, own = sources[request.size_from], references[request.size_from]
     if asked:
         target = place(asked, area, grid)
@@ -113,10 +116,13 @@ def _check(request: EditRequest, planned: Plan, max_output_pixels: int) -> None:
     problems = []
     width, height = planned.delivered
     if width * height > max_output_pixels:
-        problem = f"{width} x {height} pixels are more than {max_output_pixels}: ask for native, or a width and height"
-        problems.append({"field": "size", "problem": problem})
+        field = "width" if isinstance(request.size, tuple) else "size"
+        wish = "a smaller width and height" if isinstance(request.size, tuple) else "native, or a width and height"
+        problem = f"{width} x {height} pixels are more than {max_output_pixels}: ask for {wish}"
+        problems.append({"field": field, "problem": problem})
     if request.mask and not planned.keeps_frame:
-        problem = f"goes with the source's own shape, {planned.reference.picture}: leave width and height out"
+        own = " x ".join(map(str, planned.reference.picture))
+        problem = f"goes with the source's own shape, {own}: leave width and height out"
         problems.append({"field": "mask_url", "problem": problem})
     if problems:
         raise bad_input(problems)
@@ -133,9 +139,10 @@ def place(picture: Size, area: int, grid: int) -> Placement:
     ratio = picture[0] / picture[1]
     ideal = math.sqrt(area * ratio), math.sqrt(area / ratio)
     canvases = product(_multiples(ideal[0], grid), _multiples(ideal[1], grid))
-    canvas = min(canvases, key=lambda size: _cost(size, ratio, area))
+    # Rounded, so that of two of the same shape the same one wins every tie.
+    canvas = min(canvases, key=lambda size: (round(_cost(size, ratio, area), 9), size))
     if max(canvas) > MAX_ASPECT * min(canvas):
-        raise BadInput(f"a picture of {picture[0]} x {picture[1]} pixels is too narrow to edit: crop it")
+        raise BadInput(f"it has {picture[0]} x {picture[1]} pixels, too narrow to edit: crop it")
     scale = min(canvas[0] / picture[0], canvas[1] / picture[1])
     content = max(1, round(picture[0] * scale)), max(1, round(picture[1] * scale))
     return Placement(picture, canvas, content)

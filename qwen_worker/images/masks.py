@@ -26,7 +26,7 @@ def fitted(picture: Image.Image, size: Size) -> tuple[Image.Image, tuple[str, ..
         warnings.append("the mask has another shape than the source: it was stretched")
     if not mask.any():
         warnings.append("the mask is empty: nothing was edited")
-    elif mask.all():
+    elif (mask == 255).all():
         warnings.append("the mask is full: all of the picture was edited")
     return Image.fromarray(mask), tuple(warnings)
 
@@ -43,9 +43,17 @@ def in_cells(mask: Image.Image, cell: int) -> Image.Image:
 
 
 def feathered(mask: Image.Image, feather: int) -> Image.Image:
-    """The mask fading in over `feather` pixels inside its edge; where it is black it stays black."""
+    """The mask fading in over `feather` pixels inside its edge; where it is black it stays black.
+
+    Of a part that is thinner than that, the middle is edited all the same.
+    """
     values = np.asarray(mask)
     if not feather or values.all():
         return mask
-    inside = cv2.distanceTransform((values > 0).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    return Image.fromarray((values * (inside / (feather + 1)).clip(max=1)).round().astype(np.uint8))
+    touched = (values > 0).astype(np.uint8)
+    inside = cv2.distanceTransform(touched, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    parts, labels = cv2.connectedComponents(touched)
+    deepest = np.ones(parts, dtype=np.float32)
+    np.maximum.at(deepest, labels.astype(np.intp).ravel(), inside.ravel())
+    weight = inside / deepest.clip(max=feather + 1)[labels]
+    return Image.fromarray((values * weight.clip(max=1)).round().astype(np.uint8))

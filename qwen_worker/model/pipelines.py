@@ -41,7 +41,6 @@ class InpaintPipeline(QwenImageEditInpaintPipeline):  # type: ignore[misc]
         order = self.scheduler.order
         steps = math.ceil(num_inference_steps / order)
         begin = int(steps - steps * strength) * order
-        self.scheduler.set_begin_index(begin)
         return self.scheduler.timesteps[begin:], num_inference_steps - begin
 
 

@@ -64,10 +64,10 @@ class Fetcher:
                 return body
             except (WorkerError, *_FOREIGN) as error:
                 if deadline.passed:
-                    raise DownloadFailed(f"the source took longer than {self.timeout_s:g} s") from error
+                    raise DownloadFailed(f"it took longer than {self.timeout_s:g} s") from error
                 if isinstance(error, WorkerError):
                     raise
-                raise DownloadFailed(f"the source could not be fetched: {type(error).__name__}") from error
+                raise DownloadFailed(f"it could not be fetched: {type(error).__name__}") from error
 
     def _follow(self, url: str) -> bytes:
         for _ in range(MAX_REDIRECTS + 1):
@@ -76,22 +76,22 @@ class Fetcher:
                 if not (300 <= response.status_code < 400 and location):
                     return self._body(response)
                 url = _next(url, location)
-        raise DownloadFailed(f"the source redirects more than {MAX_REDIRECTS} times", retryable=False)
+        raise DownloadFailed(f"it redirects more than {MAX_REDIRECTS} times", retryable=False)
 
     def _body(self, response: requests.Response) -> bytes:
         status = response.status_code
         if status != requests.codes.ok:
             again = status >= 500 or status in {408, 425, 429}
-            raise DownloadFailed(f"the source's host answered {status}", retryable=again, status=status)
+            raise DownloadFailed(f"its host answered {status}", retryable=again, status=status)
         if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-            raise DownloadFailed("the source's host sent a compressed body although none was asked for")
+            raise DownloadFailed("its host sent a compressed body although none was asked for")
         body = bytearray()
         for chunk in response.raw.stream(CHUNK, decode_content=False):
             body += chunk
             if len(body) > self.max_bytes:
-                raise BadInput(f"the source is longer than {self.max_bytes} bytes: send a smaller file")
+                raise BadInput(f"it is longer than {self.max_bytes} bytes: send a smaller file")
         if not body:
-            raise DownloadFailed("the source's host sent an empty body")
+            raise DownloadFailed("its host sent an empty body")
         return bytes(body)
 
 
@@ -99,7 +99,7 @@ def _check(url: str) -> None:
     try:
         requests.Request("GET", url).prepare()
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-        raise BadInput("image_url is not a valid address") from error
+        raise BadInput("its address is not valid") from error
 
 
 def _next(url: str, location: str) -> str:
@@ -108,7 +108,7 @@ def _next(url: str, location: str) -> str:
     # Browsers forgive spaces here, and so do the hosts that send them.
     target = re.sub(r"[\x00-\x20\x7f]", lambda match: quote(match[0]), target)
     if urlsplit(target).scheme not in {"http", "https"} or len(target) > MAX_URL_LENGTH:
-        raise DownloadFailed("the source redirects to something that is not an http address", retryable=False)
+        raise DownloadFailed("it redirects to something that is not an http address", retryable=False)
     return target
 
 
@@ -184,12 +184,12 @@ def _dial(host: str, port: int, private: Sequence[Network]) -> socket.socket:
     try:
         found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
     except UnicodeError as error:
-        raise BadInput("the source's host is not a valid name") from error
+        raise BadInput("its host is not a valid name") from error
     except OSError as error:
-        raise DownloadFailed("the source's host has no address") from error
+        raise DownloadFailed("its host has no address") from error
     allowed = [item for item in found if is_dialable(ip_address(item[4][0]), private)]
     if not allowed:
-        raise BadInput("the source's host is not on the public internet")
+        raise BadInput("its host is not on the public internet")
     return _connect(allowed)
 
 

@@ -138,9 +138,17 @@ def test_the_named_image_sets_the_size() -> None:
 def test_canvases_of_one_shape_are_of_one_size(grid: int) -> None:
     """The pipelines know a reference by its ratio only."""
     known: dict[float, Size] = {}
-    for area in (NATIVE_AREA, 256 * 256, 2048 * 1024):
+    for area in (NATIVE_AREA, 256 * 256, 2048 * 1024, 1312 * 336):
         known.clear()
-        for source in [*sizes(1500), *((side, side + 1) for side in range(30, 300)), (1, 1), (2, 2), (5000, 50)]:
+        for source in [
+            (1000, 1000),
+            (101, 100),
+            *sizes(1500),
+            *((side, side + 1) for side in range(30, 300)),
+            (1, 1),
+            (2, 2),
+            (5000, 50),
+        ]:
             canvas = place(source, area, grid).canvas
             assert known.setdefault(canvas[0] / canvas[1], canvas) == canvas
 
@@ -148,22 +156,26 @@ def test_canvases_of_one_shape_are_of_one_size(grid: int) -> None:
 @pytest.mark.parametrize("source", [(3000, 5), (1, 4000), (1, 16000)])
 def test_a_picture_too_narrow_is_refused(source: Size) -> None:
     """The text encoder's processor would end in a raw error."""
-    with pytest.raises(BadInput, match="too narrow to edit: crop it"):
+    with pytest.raises(BadInput, match=r"picture 1: it has .* too narrow to edit: crop it"):
         planned(source)
 
 
 def test_a_result_too_large_is_refused() -> None:
     """By size, whether it was named or not, with what to do."""
-    for fields in ({}, {"width": 1024, "height": 1024}):
-        with pytest.raises(BadInput, match=r"are more than 1000000: ask for native, or a width and height") as caught:
+    asked_sizes: tuple[tuple[dict[str, Any], str, str], ...] = (
+        ({}, "size", "native, or a width and height"),
+        ({"width": 1024, "height": 1024}, "width", "a smaller width and height"),
+    )
+    for fields, field, wish in asked_sizes:
+        with pytest.raises(BadInput, match=f"are more than 1000000: ask for {wish}") as caught:
             planned((1001, 1000), limit=10**6, **fields)
-        assert caught.value.details["problems"][0]["field"] == "size"
+        assert caught.value.details["problems"][0]["field"] == field
     planned((1000, 1000), limit=10**6)
 
 
 def test_a_mask_goes_with_the_sources_shape() -> None:
     """It has no place in a picture that is composed anew."""
     mask: dict[str, Any] = {"image_urls": ["https://a/"], "mask_url": "https://m/"}
-    with pytest.raises(BadInput, match="mask_url: goes with the source's own shape"):
+    with pytest.raises(BadInput, match="mask_url: goes with the source's own shape, 640 x 480: leave"):
         planned((640, 480), width=512, height=512, **mask)
     planned((640, 480), width=512, height=384, **mask)

@@ -46,6 +46,11 @@ def test_a_mask_of_another_shape_is_stretched_and_said() -> None:
     assert fitted(box((40, 30)), (401, 300))[1] == ()
 
 
+def test_a_grey_mask_is_neither_empty_nor_full() -> None:
+    """It edits everything by half."""
+    assert fitted(Image.new("L", (40, 30), 128), (40, 30))[1] == ()
+
+
 @pytest.mark.parametrize(("value", "said"), [(0, "empty"), (255, "full"), (6, "empty"), (250, "full")])
 def test_an_empty_and_a_full_mask_are_said(value: int, said: str) -> None:
     """And what is nearly black or white, as in a JPEG, is black or white."""
@@ -67,7 +72,7 @@ def test_what_is_transparent_is_kept() -> None:
     """Whatever colour lies below it."""
     layer = Image.new("RGBA", (40, 30), (255, 255, 255, 0))
     layer.paste((255, 255, 255, 255), (10, 10, 30, 20))
-    decoded = decode(file_of(layer), max_pixels=10**6, what="the mask", backdrop="black")
+    decoded = decode(file_of(layer), max_pixels=10**6, backdrop="black")
 
     assert (values_of(fitted(decoded.image, (40, 30))[0]) == values_of(box())).all()
 
@@ -93,6 +98,28 @@ def test_the_feather_lies_inside() -> None:
         assert (found[plain == 0] == 0).all()
         assert line.tolist() == [round(255 * (step + 1) / (width + 1)) for step in range(width + 1)]
         assert found[14, 20] == 255
+
+
+def test_a_thin_part_is_edited_all_the_same() -> None:
+    """In its middle, whatever the feather; beside a thick one too."""
+    values = np.zeros((40, 60), dtype=np.uint8)
+    values[5, 5:50] = values[10:13, 5:50] = 255
+    values[20:38, 5:50] = 255
+    found = values_of(feathered(Image.fromarray(values), 4))
+
+    assert (found[5, 10:40] == 255).all()
+    assert (found[11, 10:40] == 255).all()
+    assert found[10, 20] == 128
+    assert found[20, 20] == 51
+    assert values_of(feathered(Image.fromarray(values), 200)).max() == 255
+
+
+def test_a_soft_mask_stays_soft_below_its_feather() -> None:
+    """One thing does not replace the other."""
+    found = values_of(feathered(box((60, 50), inside=100), 2))
+
+    assert found.max() == 100
+    assert found[10, 20] == 33
 
 
 def test_the_edge_of_the_picture_is_no_edge_of_the_mask() -> None:

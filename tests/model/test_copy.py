@@ -47,9 +47,9 @@ def copied(editor: Editor, source: Image.Image, **fields: object) -> Image.Image
 
 
 def is_in_place(source: Image.Image, result: Image.Image) -> bool:
-    """Within half a pixel and a twentieth of a percent."""
-    found, _ = drift.measure(source, result)
-    return found is not None and math.hypot(*found.shift) < 0.5 and abs(found.growth) < 0.0005
+    """Within half a pixel and a twentieth of a percent, all over."""
+    found, fit = drift.measure(source, result)
+    return found is not None and math.hypot(*found.shift) < 0.5 and abs(found.growth) < 0.0005 and fit > 0.95
 
 
 @pytest.mark.parametrize("size", AWKWARD)

@@ -133,6 +133,7 @@ def test_a_mask_costs_no_second_model(request: pytest.FixtureRequest, which: str
         assert getattr(model.pipeline, part) is getattr(model.inpaint, part)
 
 
+@pytest.mark.slow
 @WHICH
 @pytest.mark.parametrize("name", get_args(SchedulerName))
 def test_a_masked_edit_heeds_mask_and_strength(request: pytest.FixtureRequest, which: str, name: SchedulerName) -> None:

@@ -30,6 +30,7 @@ def exact(tiny: Path) -> ExactModel:
     return ExactModel(tiny)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("steps", [20, 50])
 def test_the_mean_and_the_spread_of_the_data_come_out(exact: ExactModel, name: SchedulerName, steps: int) -> None:
@@ -55,6 +56,7 @@ def test_the_fewest_steps_make_finite_numbers(exact: ExactModel, name: Scheduler
     assert torch.isfinite(exact.sample(name, 2)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_the_seed_decides(exact: ExactModel, name: SchedulerName) -> None:
     """Of the stochastic one too, to which the pipelines hand no generator."""
