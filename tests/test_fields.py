@@ -156,7 +156,7 @@ def test_a_broken_picture_among_several_is_named(plus_jobs: Jobs, host: ImageHos
     error = error_of(answer(plus_jobs, {**BASE, "image_urls": urls}))
 
     assert error["type"] == "BadInput"
-    assert error["message"].startswith("picture 2 is not a readable")
+    assert error["message"].startswith("picture 2: it is not a readable")
 
 
 def test_an_untested_model_is_logged(

@@ -219,5 +219,5 @@ def test_a_mask_that_is_no_picture_is_told_from_the_source(stack: Stack) -> None
     broken = error_of(stack.run({"image_url": source, "mask_url": page, **QUICK}))
     missing = error_of(stack.run({"image_url": source, "mask_url": stack.host.url("/none"), **QUICK}))
 
-    assert broken["message"].startswith("the mask is not a readable JPEG, PNG or WebP")
+    assert broken["message"].startswith("the mask: it is not a readable JPEG, PNG or WebP")
     assert (missing["type"], missing["details"]["picture"]) == ("DownloadFailed", "the mask")
