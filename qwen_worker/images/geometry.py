@@ -144,7 +144,7 @@ def place(picture: Size, area: int, grid: int) -> Placement:
     if max(canvas) > MAX_ASPECT * min(canvas):
         raise BadInput(f"it has {picture[0]} x {picture[1]} pixels, too narrow to edit: crop it")
     scale = min(canvas[0] / picture[0], canvas[1] / picture[1])
-    content = max(1, round(picture[0] * scale)), max(1, round(picture[1] * scale))
+    content = round(picture[0] * scale), round(picture[1] * scale)
     return Placement(picture, canvas, content)
 
 

@@ -48,7 +48,7 @@ def feathered(mask: Image.Image, feather: int) -> Image.Image:
     Of a part that is thinner than that, the middle is edited all the same.
     """
     values = np.asarray(mask)
-    if not feather or values.all():
+    if not feather:
         return mask
     touched = (values > 0).astype(np.uint8)
     inside = cv2.distanceTransform(touched, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)

@@ -85,6 +85,35 @@ def test_grain_and_blur_do_not_hide_a_drift(after: Callable[[Image.Image], Image
     assert abs(found.growth - 0.01) < 0.001
 
 
+def test_a_smooth_picture_is_measured_too() -> None:
+    """Its likeness falls off slowly: the nearest place that is nearly as good is not the right one."""
+    source = photo(1024, 768)
+    found, _ = drift.measure(source, moved(source, 6.0, -4.0, 0.01))
+
+    assert found
+    assert np.abs(np.subtract(found.shift, (6, -4))).max() < 0.1
+
+
+def test_what_is_flat_has_no_say() -> None:
+    """Two thirds of the picture are of one colour, as sky is."""
+    source = Image.new("RGB", (1024, 768), "skyblue")
+    source.paste(scene(340, 768), (0, 0))
+    found, fit = drift.measure(source, moved(source, 3.0, 2.0, 0.0))
+
+    assert found
+    assert fit > 0.9
+    assert np.abs(np.subtract(found.shift, (3, 2))).max() < 0.1
+
+
+@pytest.mark.parametrize("shift", [(43.0, 0.0), (-43.0, 20.0), (0.0, 43.0), (200.0, 0.0)])
+def test_a_drift_at_the_limit_is_no_error(shift: tuple[float, float]) -> None:
+    """Blocks are looked for within a third of their side: what is found there is right."""
+    source = scene(1024, 768)
+    found, _ = drift.measure(source, moved(source, *shift, 0.0))
+
+    assert found is None or np.abs(np.subtract(found.shift, shift)).max() < 0.2
+
+
 def test_a_picture_of_the_opposite_brightness_is_another() -> None:
     """Whatever of it lies the same."""
     assert drift.measure(scene(640, 480), ImageOps.invert(scene(640, 480)))[0] is None

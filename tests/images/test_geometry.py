@@ -102,7 +102,14 @@ def test_native_is_the_canvas_without_what_was_left_over() -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "size"), [((4000, 3000), (1024, 768)), ((3000, 2000), (1000, 667)), ((7, 5), (700, 500))]
+    ("source", "size"),
+    [
+        ((4000, 3000), (1024, 768)),
+        ((3000, 2000), (1000, 667)),
+        ((7, 5), (700, 500)),
+        ((4000, 1000), (1002, 250)),
+        ((1000, 4000), (250, 1002)),
+    ],
 )
 def test_an_asked_size_of_the_same_shape_keeps_the_frame(source: Size, size: Size) -> None:
     """It is made at about that size, and delivered at exactly that."""

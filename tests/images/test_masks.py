@@ -43,6 +43,7 @@ def test_a_mask_of_another_size_is_fitted() -> None:
 def test_a_mask_of_another_shape_is_stretched_and_said() -> None:
     """It may be the wrong file."""
     assert "stretched" in fitted(box(), (300, 300))[1][0]
+    assert "stretched" in fitted(box(), (500, 300))[1][0]
     assert fitted(box((40, 30)), (401, 300))[1] == ()
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from local import tiny_model, worker
 from local.web import ImageHost, Reply
 from qwen_worker.build import build_editor
-from qwen_worker.model.load import LoadError, Model, give_image_positions, load
+from qwen_worker.model.load import MAX_SEEN_PIXELS, LoadError, Model, give_image_positions, load
 from qwen_worker.settings import Settings
 from tests.model.conftest import load_tiny
 from tests.pictures import photo
@@ -185,6 +185,18 @@ def test_a_downloaded_model_is_found_where_hf_home_says(tiny: Path, tmp_path: Pa
     editor = build_editor(settings)
 
     assert (editor.model_id, editor.model_revision) == ("someone/model", "0" * 40)
+
+
+def test_the_text_encoder_sees_no_more_than_it_has_positions_for(copy: Path, model: Model) -> None:
+    """A processor's own limit may be far higher, as the published ones are; a lower one is kept."""
+    config = copy / "processor" / "preprocessor_config.json"
+    said = json.loads(config.read_text())
+    config.write_text(json.dumps({**said, "size": {"shortest_edge": 3136, "longest_edge": 12_845_056}}))
+    processor = load_tiny(copy).pipeline.processor
+
+    assert processor.image_processor.size.longest_edge == MAX_SEEN_PIXELS
+    assert processor.image_tokens((2048, 2048)) < 1500
+    assert model.pipeline.processor.image_processor.size.longest_edge == 224 * 224
 
 
 @pytest.mark.parametrize("which", ["model", "plus_model"])
