@@ -249,6 +249,7 @@ def test_the_size_comes_from_an_image_that_is_there() -> None:
     """Counted from 0."""
     assert parse(**TWO, size_from=1).size_from == 1
     assert set(problems({"prompt": "x", **TWO, "size_from": 2})) == {"size_from"}
+    assert set(problems({"prompt": "x", "image_urls": [], "size_from": 1})) == {"image_urls"}
 
 
 def test_what_a_mask_needs() -> None:

@@ -23,8 +23,7 @@ BLOCK = (32, 128)  # pixels a side: least, most
 REACH = 1 / 3  # of a block's side: how far it is looked for
 CORNER = (0.001, 0.05)  # least contrast along the weaker direction: absolute, and beside the stronger one
 ALIKE = 0.5  # correlation from which a block counts as found
-NEARLY_BEST = 0.95  # of the best correlation: a peak that may be the right one
-APART = 9  # pixels a side: a peak is the greatest of these around it
+NEARLY_BEST = 0.95  # of the best correlation: what may be the right place too
 AGREES = 1.0  # pixels beside what the map says
 MIN_BLOCKS = 6
 MIN_FIT = 0.5
@@ -123,10 +122,9 @@ def _moves(before: np.ndarray, after: np.ndarray, corners: np.ndarray, side: int
 def _peak(likeness: np.ndarray) -> np.ndarray:
     """Where it is greatest, between the pixels: the vertex of a parabola through three of them each way.
 
-    A pattern that repeats has several peaks. The nearest is taken: a shift by whole periods nobody sees.
+    Of places that are nearly as good the nearest is taken: a pattern that repeats has not moved by its period.
     """
-    peaks = (likeness >= cv2.dilate(likeness, np.ones((APART, APART)))) & (likeness > NEARLY_BEST * likeness.max())
-    rows, columns = np.nonzero(peaks)
+    rows, columns = np.nonzero(likeness > NEARLY_BEST * likeness.max())
     centre = (np.array(likeness.shape) - 1) / 2
     nearest = np.hypot(rows - centre[0], columns - centre[1]).argmin()
     row, column = rows[nearest], columns[nearest]

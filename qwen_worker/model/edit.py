@@ -116,7 +116,7 @@ class Editor:
             failure = _translated(error)
             _give_back(error)
             raise failure from error
-        return to_image(pixels, references[request.size_from])
+        return to_image(pixels, references)
 
     def warm_up(self) -> None:
         """One small edit, so that the first job finds every kernel loaded.
@@ -222,15 +222,15 @@ def on_white(pixels: np.ndarray) -> np.ndarray:
     return white
 
 
-def to_image(pixels: np.ndarray, source: Image.Image) -> Image.Image:
+def to_image(pixels: np.ndarray, sources: Sequence[Image.Image]) -> Image.Image:
     """Pixels of the pipeline → a picture, if they are one.
 
     Args:
         pixels: height x width x 3, floats in 0..1.
-        source: what was edited.
+        sources: what was edited.
 
     Raises:
-        ModelError: the pixels are not finite, of one colour, or the source unchanged.
+        ModelError: the pixels are not finite, of one colour, or a source unchanged.
     """
     if not np.isfinite(pixels).all():
         raise ModelError("the model made no picture: its output is not finite")
@@ -238,7 +238,8 @@ def to_image(pixels: np.ndarray, source: Image.Image) -> Image.Image:
     if (values == values[0, 0]).all():
         raise ModelError("the model made no picture: its output is one flat colour")
     image = Image.fromarray(values)
-    if image.tobytes() == source.resize(image.size, Image.Resampling.LANCZOS).tobytes():
+    made = image.tobytes()
+    if any(made == source.resize(image.size, Image.Resampling.LANCZOS).tobytes() for source in sources):
         raise ModelError("the model returned the source unchanged")
     return image
 

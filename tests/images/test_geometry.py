@@ -107,8 +107,8 @@ def test_native_is_the_canvas_without_what_was_left_over() -> None:
         ((4000, 3000), (1024, 768)),
         ((3000, 2000), (1000, 667)),
         ((7, 5), (700, 500)),
-        ((4000, 1000), (1002, 250)),
-        ((1000, 4000), (250, 1002)),
+        ((4000, 1000), (1202, 300)),
+        ((1000, 4000), (300, 1202)),
     ],
 )
 def test_an_asked_size_of_the_same_shape_keeps_the_frame(source: Size, size: Size) -> None:
@@ -130,6 +130,14 @@ def test_an_asked_size_of_another_shape_is_composed_anew() -> None:
     assert found.target.canvas == (992, 496)
     assert found.reference.canvas == place((4000, 3000), 1001 * 500, 16).canvas
     assert (found.reference.canvas[0] * found.reference.canvas[1]) == pytest.approx(1001 * 500, rel=0.15)
+
+
+def test_a_canvas_may_be_shared_by_pictures_of_different_shapes() -> None:
+    """The frame is kept only if the content is the same too."""
+    found = planned((4000, 3000), width=900, height=677)
+
+    assert found.target.canvas == found.reference.canvas
+    assert not found.keeps_frame
 
 
 def test_the_named_image_sets_the_size() -> None:

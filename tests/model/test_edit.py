@@ -302,7 +302,7 @@ def test_numbers_that_are_not_finite_are_no_picture() -> None:
         spoilt = pixels.copy()
         spoilt[3, 4, 1] = bad
         with pytest.raises(ModelError, match="not finite"):
-            to_image(spoilt, photo())
+            to_image(spoilt, [photo()])
 
 
 @pytest.mark.parametrize("colour", [(0, 0, 0), (0.6, 0.6, 0.6), (1, 1, 1), (1, 0, 0), (0.2, 0.4, 0.8)])
@@ -311,7 +311,7 @@ def test_one_flat_colour_is_no_picture(colour: tuple[float, float, float]) -> No
     pixels = np.full((16, 16, 3), colour, dtype=float)
     pixels[0, 0] += 1e-5
     with pytest.raises(ModelError, match="flat"):
-        to_image(pixels, photo())
+        to_image(pixels, [photo()])
 
 
 def test_the_source_is_no_edit() -> None:
@@ -320,10 +320,10 @@ def test_the_source_is_no_edit() -> None:
     for size in ((64, 48), (32, 24)):
         pixels = np.asarray(source.resize(size, Image.Resampling.LANCZOS)) / 255
         with pytest.raises(ModelError, match="unchanged"):
-            to_image(pixels, source)
+            to_image(pixels, [photo(seed=1), source])
 
         pixels[0, 0, 0] = 1 - pixels[0, 0, 0].round()
-        assert to_image(pixels, source).size == size
+        assert to_image(pixels, [photo(seed=1), source]).size == size
 
 
 def test_a_model_of_broken_weights_fails(editor: Editor, model: Model) -> None:
