@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from local import copy_model
 from local.stack import Stack
 
 # The harshest for secrets: everything is logged, by us and by the SDK.
@@ -22,4 +23,12 @@ def stack(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stac
 def plus_stack(tiny_plus: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """The same with a model that takes several images."""
     with Stack(tmp_path_factory.mktemp("plus"), model=tiny_plus) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def copy_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The same with a model that copies its reference."""
+    folder = tmp_path_factory.mktemp("copy")
+    with Stack(folder, model=copy_model.make(folder / "model")) as running:
         yield running

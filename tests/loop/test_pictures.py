@@ -95,6 +95,18 @@ def test_a_size_that_is_asked_for_is_delivered(
     assert (result["meta"]["geometry"]["transform"] is not None) is framed
 
 
+def test_nothing_moves_on_the_whole_way(copy_stack: Stack) -> None:
+    """With a model that copies its reference: at most a pixel and a fifth of a percent; aligned or not."""
+    for size, align in (((801, 603), False), ((1170, 1560), True)):
+        url = served(copy_stack, file_of(scene(*size)))
+        geometry = result_of(copy_stack.run({"image_url": url, **QUICK, "align": align}))["meta"]["geometry"]
+
+        assert max(map(abs, geometry["shift_px"])) < 1
+        assert abs(geometry["scale_percent"]) < 0.2
+        assert geometry["fit"] > 0.95
+        assert geometry["aligned"] is align
+
+
 def test_what_cannot_be_aligned_is_left_and_said(stack: Stack) -> None:
     """The tiny model makes noise, which lies nowhere."""
     url = served(stack, file_of(scene(400, 300)))
