@@ -116,15 +116,7 @@ class Service:
         Raises:
             WorkerError: BadInput, DownloadFailed, CacheReadFailed, ModelError or StorageError.
         """
-        watch.begin("fetch")
-        # Each address once, by the first of its names.
-        named = dict(reversed(list(zip(request.urls, request.names, strict=True))))
-        loaded = dict(zip(named, await _together(self._load(*pair) for pair in named.items()), strict=True))
-        sources = [loaded[url] for url in request.urls]
-        watch.begin("decode")
-        pairs = zip(sources, request.names, strict=True)
-        decoded = await _together(self._off(self._decode, *pair) for pair in pairs)
-        originals = [Original(*pair) for pair in zip(sources, decoded, strict=True)]
+        originals = await self._originals(request, watch)
         images, masks = originals[: len(request.images)], originals[len(request.images) :]
         watch.begin("validate")
         planned = plan(
@@ -149,8 +141,11 @@ class Service:
         full_key = await self._off(
             self._bucket.put, object_key(digest, job_id, encoded.extension), encoded.data, encoded.content_type
         )
-        told = (f"{name}: {said}" for name, one in zip(request.names, decoded, strict=True) for said in one.warnings)
-        warnings = (*request.warnings, *told, *prepared.warnings)
+        told = [
+            f"{name}: {said}"
+            for name, original in zip(request.names, originals, strict=True)
+            for said in original.decoded.warnings
+        ]
         return EditResult(
             presigned_url=self._bucket.presign(full_key),
             bucket=self._bucket.name,
@@ -161,8 +156,8 @@ class Service:
                 model_id=self._editor.model_id,
                 model_revision=self._editor.model_revision,
                 **request.model_dump(include=set(Knobs.model_fields)),
-                warnings=(*warnings, *delivery.warnings),
-                cache="hit" if all(source.hit for source in sources) else "miss",
+                warnings=(*request.warnings, *told, *prepared.warnings, *delivery.warnings),
+                cache="hit" if all(original.source.hit for original in originals) else "miss",
                 sources=tuple(original.told() for original in images),
                 mask=masks[0].told() if masks else None,
                 output=_picture(delivery.image, request.output_format, encoded.sha256),
@@ -170,6 +165,17 @@ class Service:
                 timings_ms=Timings.model_validate(watch.milliseconds()),
             ),
         )
+
+    async def _originals(self, request: EditRequest, watch: Stopwatch) -> list[Original]:
+        """Fetch and decode every picture of a request, in the order of its addresses."""
+        watch.begin("fetch")
+        # Each address once, by the first of its names.
+        named = dict(reversed(list(zip(request.urls, request.names, strict=True))))
+        loaded = dict(zip(named, await _together(self._load(*pair) for pair in named.items()), strict=True))
+        watch.begin("decode")
+        pairs = [(loaded[url], name) for url, name in zip(request.urls, request.names, strict=True)]
+        decoded = await _together(self._off(self._decode, *pair) for pair in pairs)
+        return [Original(source, one) for (source, _), one in zip(pairs, decoded, strict=True)]
 
     async def _load(self, url: str, name: str) -> Source:
         # When another picture of the job fails, this one is no longer wanted: its connection is cut.
