@@ -48,14 +48,15 @@ def request(**fields: Any) -> EditRequest:
 def shapes() -> dict[str, Any]:
     """How far width / height of the picture that is made is from its source's, in percent."""
     draw = np.random.default_rng(0)
-    theirs, ours, same = [], [], 0
+    theirs, ours, same, kept = [], [], 0, 0
     for _ in range(1000):
-        height = draw.integers(64, 4001)
+        height = int(draw.integers(64, 4001))
         width = int(np.clip(height * np.exp(draw.uniform(-np.log(4), np.log(4))), 64, 6000))
         made = calculate_dimensions(NATIVE_AREA, width / height)[:2]
         theirs.append(abs(made[0] / made[1] * height / width - 1) * 100)
         same += made == (width, height)
-        delivered = plan(request(), [(width, int(height))], grid=16, max_output_pixels=10**8).delivered
+        delivered = plan(request(), [(width, height)], grid=16, max_output_pixels=10**8).delivered
+        kept += delivered == (width, height)
         ours.append(abs(delivered[0] / delivered[1] * height / width - 1) * 100)
     return {
         "sizes": len(theirs),
@@ -65,6 +66,7 @@ def shapes() -> dict[str, Any]:
             "worst": round(max(theirs), 3),
         },
         "diffusers_size_kept": same,
+        "worker_size_kept": kept,
         "worker_ratio_error_percent_worst": max(ours),
     }
 

@@ -127,6 +127,7 @@ def test_what_is_wrong_with_a_picture_names_it(jobs: Jobs, host: ImageHost) -> N
         ({"image_url": page}, "the source", "it is not a readable"),
         ({"image_url": gone}, "the source", "its host answered 404"),
         ({"image_urls": [fine, narrow]}, "picture 2", "it has 4000 x 3 pixels, too narrow"),
+        ({"image_urls": [gone, gone]}, "picture 1", "its host answered 404"),
         ({"image_url": fine, "mask_url": page}, "the mask", "it is not a readable"),
         ({"image_url": fine, "mask_url": "http://*.a/x"}, "the mask", "its address is not valid"),
     ):
