@@ -29,7 +29,8 @@ from qwen_worker.images.deliver import deliver
 from qwen_worker.images.geometry import NATIVE_AREA, plan
 from qwen_worker.model.edit import Editor
 from qwen_worker.model.load import load
-from qwen_worker.schema import EditRequest, Size
+from qwen_worker.request import ImageRequest, parse_image
+from qwen_worker.schema import Size
 
 OUT = Path(__file__).parent / "results" / "geometry.json"
 SIZES: list[Size] = [
@@ -39,10 +40,10 @@ SIZES: list[Size] = [
 STEPS = 2
 
 
-def request(**fields: Any) -> EditRequest:
+def request(**fields: Any) -> ImageRequest:
     """A plain one."""
     rules = schema.Rules(steps=STEPS, cfg_scale=1.0, max_steps=STEPS, max_images=1)
-    return schema.parse({"image_url": "https://a/", "prompt": "x", **fields}, job_id="bench", rules=rules)
+    return parse_image({"image_url": "https://a/", "prompt": "x", **fields}, job_id="bench", rules=rules)
 
 
 def shapes() -> dict[str, Any]:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from qwen_worker import log as job_log
-from qwen_worker import schema
 from qwen_worker.deadlines import cut_when_cancelled
 from qwen_worker.errors import BadInput, DownloadFailed, ModelError, StorageError, WorkerError
+from qwen_worker.request import parse_image
+from qwen_worker.schema import Rules
 from qwen_worker.service import Service
 from qwen_worker.stopwatch import Stopwatch
 
@@ -51,7 +52,7 @@ class Answer:
 class Jobs:
     """Answers jobs."""
 
-    def __init__(self, service: Service, rules: schema.Rules) -> None:
+    def __init__(self, service: Service, rules: Rules) -> None:
         self._service = service
         self._rules = rules
 
@@ -75,7 +76,7 @@ class Jobs:
         return answer
 
     async def _success(self, job: dict[str, Any], job_id: str, watch: Stopwatch) -> Answer:
-        request = schema.parse(job.get("input"), job_id=job_id, rules=self._rules)
+        request = parse_image(job.get("input"), job_id=job_id, rules=self._rules)
         job_log.hide(*request.urls, request.prompt, request.negative_prompt)
         with cut_when_cancelled():
             result = await self._service.edit(request, job_id, watch)

@@ -4,7 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from qwen_worker.schema import Frozen, Knobs, Size
+from qwen_worker.request import Knobs
+from qwen_worker.schema import Frozen, Size
 
 
 class Picture(BaseModel):

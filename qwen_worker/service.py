@@ -20,8 +20,9 @@ from qwen_worker.images.deliver import deliver
 from qwen_worker.images.encode import encode
 from qwen_worker.images.geometry import Plan, plan
 from qwen_worker.images.masks import fitted, in_cells
+from qwen_worker.request import ImageRequest, Knobs
 from qwen_worker.result import EditResult, Meta, Picture, Timings
-from qwen_worker.schema import EditRequest, Knobs, Size
+from qwen_worker.schema import Size
 from qwen_worker.sources import Source, Sources
 from qwen_worker.stopwatch import Stopwatch
 from qwen_worker.storage import Bucket
@@ -37,12 +38,12 @@ class Editor(Protocol):
     model_revision: str
     grid: int
 
-    def check(self, request: EditRequest, canvas: Size, references: Sequence[Size]) -> None:
+    def check(self, request: ImageRequest, canvas: Size, references: Sequence[Size]) -> None:
         """Refuse what the model cannot do with pictures of these sizes; raises BadInput."""
 
     def edit(
         self,
-        request: EditRequest,
+        request: ImageRequest,
         canvas: Size,
         references: Sequence[Image.Image],
         mask: Image.Image | None,
@@ -110,7 +111,7 @@ class Service:
         self._max_pixels = max_pixels
         self._max_output_pixels = max_output_pixels
 
-    async def edit(self, request: EditRequest, job_id: str, watch: Stopwatch) -> EditResult:
+    async def edit(self, request: ImageRequest, job_id: str, watch: Stopwatch) -> EditResult:
         """Do what a request asks for.
 
         Raises:
@@ -137,7 +138,9 @@ class Service:
         delivery = await self._off(deliver, request, planned, setter, prepared.mask, made)
         encoded = await self._off(encode, delivery.image, request.output_format, request.output_quality)
         watch.begin("upload")
-        digest = request.digest([one.source.sha256 for one in images], [one.source.sha256 for one in masks])
+        digest = request.digest(
+            [one.source.sha256 for one in images], [one.source.sha256 for one in masks], self._editor.model_revision
+        )
         full_key = await self._off(
             self._bucket.put, object_key(digest, job_id, encoded.extension), encoded.data, encoded.content_type
         )
@@ -166,7 +169,7 @@ class Service:
             ),
         )
 
-    async def _originals(self, request: EditRequest, watch: Stopwatch) -> list[Original]:
+    async def _originals(self, request: ImageRequest, watch: Stopwatch) -> list[Original]:
         """Fetch and decode every picture of a request, in the order of its addresses."""
         watch.begin("fetch")
         # Each address once, by the first of its names.
@@ -197,7 +200,7 @@ class Service:
         cells = in_cells(canvas, self._editor.grid // 2)
         return Prepared(references, mask, cells, warnings)
 
-    async def _on_gpu(self, request: EditRequest, planned: Plan, prepared: Prepared, watch: Stopwatch) -> Image.Image:
+    async def _on_gpu(self, request: ImageRequest, planned: Plan, prepared: Prepared, watch: Stopwatch) -> Image.Image:
         cancelled = threading.Event()
 
         def edit() -> Image.Image:

@@ -11,6 +11,7 @@ from local import schema_file
 from local.worker import ROOT
 from qwen_worker import errors, schema
 from qwen_worker.family import FAMILY
+from qwen_worker.request import parse_image
 from qwen_worker.settings import Settings
 
 README = (ROOT / "README.md").read_text()
@@ -107,7 +108,7 @@ def test_the_documented_example_validates() -> None:
     example = json.loads((ROOT / "test_input.json").read_text())
     rules = schema.Rules(steps=30, cfg_scale=4.0, max_steps=50, max_images=1)
 
-    assert schema.parse(example["input"], job_id="a", rules=rules).scheduler == "EulerAncestral"
+    assert parse_image(example["input"], job_id="a", rules=rules).scheduler == "EulerAncestral"
 
 
 def test_the_readme_shows_a_request_and_its_answer_early() -> None:

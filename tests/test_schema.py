@@ -9,7 +9,8 @@ import pytest
 
 from qwen_worker import schema
 from qwen_worker.errors import BadInput
-from qwen_worker.schema import EditRequest, Rules
+from qwen_worker.request import ImageRequest, parse_image
+from qwen_worker.schema import Rules
 
 URL = "https://example.com/photo.jpg"
 MASK: dict[str, Any] = {"mask_url": "https://example.com/mask.png"}
@@ -17,13 +18,13 @@ TWO: dict[str, Any] = {"image_url": None, "image_urls": [URL, "https://example.c
 RULES = Rules(steps=30, cfg_scale=4.0, max_steps=50, max_images=3)
 
 
-def parse(job_id: str = "job-1", rules: Rules = RULES, **fields: Any) -> EditRequest:
-    return schema.parse({"image_url": URL, "prompt": "make it warm", **fields}, job_id=job_id, rules=rules)
+def parse(job_id: str = "job-1", rules: Rules = RULES, **fields: Any) -> ImageRequest:
+    return parse_image({"image_url": URL, "prompt": "make it warm", **fields}, job_id=job_id, rules=rules)
 
 
 def problems(raw: object, rules: Rules = RULES) -> dict[str, str]:
     with pytest.raises(BadInput) as caught:
-        schema.parse(raw, job_id="job-1", rules=rules)
+        parse_image(raw, job_id="job-1", rules=rules)
     return {item["field"]: item["problem"] for item in caught.value.details["problems"]}
 
 
@@ -31,7 +32,13 @@ def test_defaults_are_the_documented_ones() -> None:
     """Two fields make a request; the rest has the documented defaults."""
     request = parse()
 
-    assert request == EditRequest(
+    assert request == ImageRequest(
+        operation="edit",
+        lora={},
+        num_images=1,
+        inline=False,
+        upload_url=None,
+        reuse=True,
         images=(URL,),
         size_from=0,
         mask=None,
@@ -269,13 +276,13 @@ def test_a_model_that_takes_no_mask_refuses_one() -> None:
     """Once, with what to do; what goes with a mask is no further problem. Without a mask nothing is."""
     rules = replace(RULES, masks=False)
     with pytest.raises(BadInput) as caught:
-        schema.parse({"prompt": "x", "image_url": URL, **MASK, "strength": 0.3}, job_id="a", rules=rules)
+        parse_image({"prompt": "x", "image_url": URL, **MASK, "strength": 0.3}, job_id="a", rules=rules)
     (problem,) = caught.value.details["problems"]
 
     assert problem["field"] == "mask_url"
     assert "leave it out and say in the prompt" in problem["problem"]
     assert "Qwen-Image-Edit-2511" in problem["problem"]
-    assert schema.parse({"prompt": "x", "image_url": URL}, job_id="a", rules=rules).mask is None
+    assert parse_image({"prompt": "x", "image_url": URL}, job_id="a", rules=rules).mask is None
 
 
 def test_a_size_is_said_one_way() -> None:
@@ -283,14 +290,14 @@ def test_a_size_is_said_one_way() -> None:
     assert parse(size="native").size == "native"
     assert "leave either out" in problems(
         {"prompt": "x", "image_url": URL, "size": "source", "width": 512, "height": 512}
-    )["width"]  # fmt: skip
+    )["size"]  # fmt: skip
 
 
 def test_the_digest_tells_requests_apart() -> None:
     """Whatever decides the picture is in the digest; the address that its bytes came from is not."""
     one = parse(seed=1)
 
-    assert one.digest("a", "") == parse(seed=1, image_url="https://elsewhere.com/").digest("a", "")
+    assert one.digest(["a"], [], "m") == parse(seed=1, image_url="https://elsewhere.com/").digest(["a"], [], "m")
     for other in (
         parse(seed=2),
         parse(seed=1, prompt="else"),
@@ -305,9 +312,12 @@ def test_the_digest_tells_requests_apart() -> None:
         parse(seed=1, align=True),
         parse(seed=1, **TWO, size_from=1),
     ):
-        assert other.digest("a", "") != one.digest("a", "")
-    assert len({one.digest(*given) for given in (("a", ""), ("b", ""), ("ab", ""), ("ba", ""), ("a", "b"))}) == 5
-    masked = {parse(seed=1, **MASK, **more).digest("a", "b") for more in ({}, {"strength": 0.5}, {"mask_feather": 1})}
+        assert other.digest(["a"], [], "m") != one.digest(["a"], [], "m")
+    pictures = (["a"], []), (["b"], []), (["a", "b"], []), (["b", "a"], []), (["a"], ["b"])
+    assert len({one.digest(*given, maker) for given in pictures for maker in "mn"}) == 10
+    masked = {
+        parse(seed=1, **MASK, **more).digest(["a"], ["b"], "m") for more in ({}, {"strength": 0.5}, {"mask_feather": 1})
+    }
     assert len(masked) == 3
 
 
@@ -377,6 +387,6 @@ def test_the_json_schema_says_what_parse_says(fields: dict[str, Any], *, valid: 
 
     assert jsonschema.Draft202012Validator(schema.json_schema()).is_valid(raw) is valid
     if valid:
-        schema.parse(raw, job_id="a", rules=RULES)
+        parse_image(raw, job_id="a", rules=RULES)
     else:
         assert problems(raw)

@@ -7,8 +7,9 @@ from PIL import Image
 from qwen_worker.images import drift
 from qwen_worker.images.geometry import Plan
 from qwen_worker.images.masks import feathered
+from qwen_worker.request import ImageRequest
 from qwen_worker.result import Geometry, Transform
-from qwen_worker.schema import EditRequest, Size
+from qwen_worker.schema import Size
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Delivery:
 
 
 def deliver(
-    request: EditRequest, plan: Plan, source: Image.Image, mask: Image.Image | None, made: Image.Image
+    request: ImageRequest, plan: Plan, source: Image.Image, mask: Image.Image | None, made: Image.Image
 ) -> Delivery:
     """Bring what the model made to the size that was asked for, and compare it with its source.
 

@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image
 
 from qwen_worker.errors import BadInput, about
-from qwen_worker.schema import EditRequest, Size, bad_input
+from qwen_worker.request import ImageRequest, bad_input
+from qwen_worker.schema import Size
 
 NATIVE_AREA = 1024 * 1024  # pixels at which the models were trained
 MAX_ASPECT = 200  # of smart_resize in transformers' Qwen2-VL image processors
@@ -82,7 +83,7 @@ class Plan:
         return self.target.picture
 
 
-def plan(request: EditRequest, sources: Sequence[Size], *, grid: int, max_output_pixels: int) -> Plan:
+def plan(request: ImageRequest, sources: Sequence[Size], *, grid: int, max_output_pixels: int) -> Plan:
     """Choose the canvases.
 
     Args:
@@ -112,7 +113,7 @@ def plan(request: EditRequest, sources: Sequence[Size], *, grid: int, max_output
     return planned
 
 
-def _check(request: EditRequest, planned: Plan, max_output_pixels: int) -> None:
+def _check(request: ImageRequest, planned: Plan, max_output_pixels: int) -> None:
     problems = []
     width, height = planned.delivered
     if width * height > max_output_pixels:

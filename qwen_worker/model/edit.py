@@ -16,7 +16,8 @@ from qwen_worker.errors import ModelError, WorkerError
 from qwen_worker.model import schedulers
 from qwen_worker.model.load import Model
 from qwen_worker.model.pipelines import prepared, seen_by_plus
-from qwen_worker.schema import MIN_STEPS, EditRequest, Rules, Size, bad_input, parse
+from qwen_worker.request import ImageRequest, bad_input, parse_image
+from qwen_worker.schema import MIN_STEPS, Rules, Size
 
 # What the same pipeline puts before the prompt for each picture: img_prompt_template of _get_qwen_prompt_embeds.
 PLUS_PICTURE = "Picture {}: <|vision_start|><|image_pad|><|vision_end|>"
@@ -61,7 +62,7 @@ class Editor:
         self._is_plus = type(model.pipeline).__name__ == "QwenImageEditPlusPipeline"
         self._is_21 = type(model.pipeline).__name__ == "QwenImage21Pipeline"
 
-    def check(self, request: EditRequest, canvas: Size, references: Sequence[Size]) -> None:
+    def check(self, request: ImageRequest, canvas: Size, references: Sequence[Size]) -> None:
         """Refuse, without the GPU, what the model would answer with a raw error.
 
         Args:
@@ -89,7 +90,7 @@ class Editor:
 
     def edit(
         self,
-        request: EditRequest,
+        request: ImageRequest,
         canvas: Size,
         references: Sequence[Image.Image],
         mask: Image.Image | None,
@@ -128,11 +129,11 @@ class Editor:
         rules = Rules(steps=MIN_STEPS, cfg_scale=4.0, max_steps=MIN_STEPS, max_images=1)
         pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
         picture = Image.fromarray(pixels).resize(WARM_UP_SIZE)
-        self.edit(parse(said, job_id="warm-up", rules=rules), WARM_UP_SIZE, [picture], None, threading.Event())
+        self.edit(parse_image(said, job_id="warm-up", rules=rules), WARM_UP_SIZE, [picture], None, threading.Event())
 
     def _run(
         self,
-        request: EditRequest,
+        request: ImageRequest,
         canvas: Size,
         references: Sequence[Image.Image],
         mask: Image.Image | None,

@@ -10,7 +10,8 @@ from qwen_worker import schema
 from qwen_worker.images import drift
 from qwen_worker.images.deliver import Delivery, deliver
 from qwen_worker.images.geometry import Plan, plan
-from qwen_worker.schema import EditRequest, Size
+from qwen_worker.request import ImageRequest, parse_image
+from qwen_worker.schema import Size
 from tests.images.test_drift import edited, moved
 from tests.pictures import scene
 
@@ -18,12 +19,12 @@ GRID = 32
 SOURCE: Size = (1281, 721)  # its canvas has room beside it, above and below
 
 
-def asked(**fields: Any) -> EditRequest:
+def asked(**fields: Any) -> ImageRequest:
     rules = schema.Rules(steps=2, cfg_scale=1.0, max_steps=50, max_images=1)
-    return schema.parse({"image_url": "https://a/", "prompt": "x", **fields}, job_id="a", rules=rules)
+    return parse_image({"image_url": "https://a/", "prompt": "x", **fields}, job_id="a", rules=rules)
 
 
-def planned(request: EditRequest, size: Size = SOURCE) -> Plan:
+def planned(request: ImageRequest, size: Size = SOURCE) -> Plan:
     return plan(request, [size], grid=GRID, max_output_pixels=10**8)
 
 

@@ -10,7 +10,8 @@ from PIL import Image
 from qwen_worker import schema
 from qwen_worker.errors import BadInput
 from qwen_worker.images.geometry import NATIVE_AREA, Plan, place, plan
-from qwen_worker.schema import EditRequest, Size
+from qwen_worker.request import ImageRequest, parse_image
+from qwen_worker.schema import Size
 from tests.pictures import photo
 
 GRIDS = (16, 32)  # of the real models, and of the tiny ones
@@ -28,9 +29,9 @@ def sizes(count: int) -> list[Size]:
     return found
 
 
-def asked(**fields: Any) -> EditRequest:
+def asked(**fields: Any) -> ImageRequest:
     rules = schema.Rules(steps=2, cfg_scale=1.0, max_steps=50, max_images=3)
-    return schema.parse({"image_urls": ["https://a/"] * 3, "prompt": "x", **fields}, job_id="a", rules=rules)
+    return parse_image({"image_urls": ["https://a/"] * 3, "prompt": "x", **fields}, job_id="a", rules=rules)
 
 
 def planned(source: Size, *others: Size, grid: int = 16, limit: int = 10**8, **fields: Any) -> Plan:

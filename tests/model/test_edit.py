@@ -18,14 +18,15 @@ from qwen_worker.errors import BadInput, ModelError
 from qwen_worker.images.geometry import place
 from qwen_worker.model.edit import Editor, to_image
 from qwen_worker.model.load import Model
-from qwen_worker.schema import EditRequest, SchedulerName, Size
+from qwen_worker.request import ImageRequest, parse_image
+from qwen_worker.schema import SchedulerName, Size
 from tests.pictures import photo
 
 SCHEDULERS = get_args(SchedulerName)
 CANVAS = (256, 256)
 
 
-def ask(**fields: Any) -> EditRequest:
+def ask(**fields: Any) -> ImageRequest:
     said = {
         "image_url": "https://example.com/a",
         "prompt": "make it warm",
@@ -33,12 +34,12 @@ def ask(**fields: Any) -> EditRequest:
         "num_inference_steps": 3,
     }
     rules = schema.Rules(steps=30, cfg_scale=4.0, max_steps=50, max_images=3)
-    return schema.parse({**said, **fields}, job_id="job", rules=rules)
+    return parse_image({**said, **fields}, job_id="job", rules=rules)
 
 
 def made(
     editor: Editor,
-    request: EditRequest,
+    request: ImageRequest,
     *pictures: Image.Image,
     canvas: Size = CANVAS,
     mask: Image.Image | None = None,
