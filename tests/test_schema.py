@@ -313,8 +313,10 @@ def test_the_digest_tells_requests_apart() -> None:
         parse(seed=1, **TWO, size_from=1),
     ):
         assert other.digest(["a"], [], "m") != one.digest(["a"], [], "m")
-    pictures = (["a"], []), (["b"], []), (["a", "b"], []), (["b", "a"], []), (["a"], ["b"])
-    assert len({one.digest(*given, maker) for given in pictures for maker in "mn"}) == 10
+    pictures: list[tuple[list[str], list[str]]] = [
+        (["a"], []), (["b"], []), (["a", "b"], []), (["b", "a"], []), (["a"], ["b"]),
+    ]  # fmt: skip
+    assert len({one.digest(images, masks, maker) for images, masks in pictures for maker in "mn"}) == 10
     masked = {
         parse(seed=1, **MASK, **more).digest(["a"], ["b"], "m") for more in ({}, {"strength": 0.5}, {"mask_feather": 1})
     }
