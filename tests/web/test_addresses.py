@@ -4,7 +4,7 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from qwen_worker.sources.addresses import is_dialable
+from qwen_worker.web.addresses import is_dialable
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Strangers' servers, dialled with care."""
