@@ -21,22 +21,36 @@ class Reply:
 class ImageHost:
     """A web server in a thread.
 
-    `replies` maps targets (path and query) to answers; `requests` and `headers` list what was asked.
+    `replies` maps targets (path and query) to answers; `requests` and `headers` list what was asked, `uploads` maps
+    targets to the bodies that were PUT there. A PUT without a reply is answered with 200, and a script of one reads the
+    body itself.
     """
 
     def __init__(self) -> None:
         self.replies: dict[str, Reply] = {}
         self.requests: list[str] = []
         self.headers: list[Message] = []
+        self.uploads: dict[str, bytes] = {}
         host = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
+                self._give(self._asked(Reply(b"no such picture", 404)))
+
+            def do_PUT(self) -> None:
+                reply = self._asked(Reply())
+                if not reply.script:
+                    host.uploads[self.path] = self.rfile.read(int(self.headers["Content-Length"]))
+                self._give(reply)
+
+            def _asked(self, default: Reply) -> Reply:
                 host.requests.append(self.path)
                 host.headers.append(self.headers)
-                reply = host.replies.get(self.path, Reply(b"no such picture", 404))
+                return host.replies.get(self.path, default)
+
+            def _give(self, reply: Reply) -> None:
                 if reply.script:
                     self.close_connection = True
                     reply.script(self)
