@@ -3,21 +3,27 @@
 Importing this module starts nothing and loads no model.
 """
 
+import contextlib
 import functools
 import json
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 # The SDK reads it when imported; its own default prints whole answers.
 os.environ.setdefault("RUNPOD_LOG_LEVEL", "INFO")
 
 import runpod
+from runpod.http_client import AsyncClientSession
+from runpod.serverless.modules.rp_http import send_result
 from runpod.serverless.modules.rp_logger import LOG_LEVELS, RunPodLogger
 
 from qwen_worker import log as job_log
 from qwen_worker.job import Answer
+from qwen_worker.progress import Progress
 from qwen_worker.settings import Settings, load_settings
+from qwen_worker.stopwatch import nobody
 
 
 @functools.cache
@@ -35,9 +41,23 @@ def worker() -> Any:
 
 
 async def handler(job: dict[str, Any]) -> dict[str, Any]:
-    """Answer one job; never raises."""
-    answer: Answer = await worker().answer(job)
+    """Answer one job; never raises. Where there is a job API, its /status tells the progress meanwhile."""
+    if "RUNPOD_WEBHOOK_POST_OUTPUT" not in os.environ:
+        return await _answered(job)
+    async with Progress(functools.partial(_post, job)) as tell:
+        return await _answered(job, tell)
+
+
+async def _answered(job: dict[str, Any], tell: Callable[[dict[str, Any]], None] = nobody) -> dict[str, Any]:
+    answer: Answer = await worker().answer(job, tell)
     return answer.on_the_wire()
+
+
+async def _post(job: dict[str, Any], news: dict[str, Any]) -> None:
+    """What `runpod.serverless.progress_update` does in a thread of its own, which is why its updates come unordered."""
+    with contextlib.suppress(OSError, TimeoutError):
+        async with AsyncClientSession() as session:
+            await send_result(session, {"status": "IN_PROGRESS", "output": news}, job)
 
 
 async def _shown(job: dict[str, Any]) -> dict[str, Any]:

@@ -33,6 +33,8 @@ class Job:
     error: Any = None
     worker: str | None = None
     stream: list[Any] = field(default_factory=list)
+    progress: list[tuple[float, Any]] = field(default_factory=list)  # when it came, and what it said
+    late: list[Any] = field(default_factory=list)  # what was said after the end
     created: float = field(default_factory=time.time)
     taken: float | None = None
     finished: float | None = None
@@ -97,6 +99,16 @@ class LocalRunPod:
         self._thread.join(10)
         self._loop.close()
 
+    def requeue(self, job_id: str) -> None:
+        """Hand a job out again, as the platform does when its worker is gone."""
+
+        async def back() -> None:
+            job = self.jobs[job_id]
+            job.status, job.output = "IN_QUEUE", None
+            await self._notify()
+
+        asyncio.run_coroutine_threadsafe(back(), self._loop).result(10)
+
     async def _start(self) -> None:
         app = web.Application(client_max_size=MAX_BODY)
         path = "/v2/{endpoint}"
@@ -157,8 +169,11 @@ class LocalRunPod:
         job = self._job(request)
         # The SDK says form-urlencoded and sends JSON.
         answer = await request.json()
-        if answer.get("status") == "IN_PROGRESS":
+        if answer.get("status") == "IN_PROGRESS" and job.status in FINAL:
+            job.late.append(answer["output"])
+        elif answer.get("status") == "IN_PROGRESS":
             job.output = answer.get("output")
+            job.progress.append((time.time(), answer["output"]))
         elif job.status not in FINAL:
             job.output, job.error = answer.get("output"), answer.get("error")
             job.status = "FAILED" if job.error else "COMPLETED"

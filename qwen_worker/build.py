@@ -1,19 +1,26 @@
 """Settings → a worker: the only module that knows every part."""
 
+import functools
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
+from qwen_worker.archive import Archive
 from qwen_worker.job import Jobs
+from qwen_worker.model.device import device
 from qwen_worker.model.edit import Editor
 from qwen_worker.model.load import load
-from qwen_worker.schema import MAX_IMAGES, Rules
+from qwen_worker.originals import Originals
+from qwen_worker.schema import INPUTS, MAX_IMAGES, Rules
 from qwen_worker.service import Service
 from qwen_worker.settings import Settings
 from qwen_worker.sources import Sources
 from qwen_worker.sources.cache import SourceCache
 from qwen_worker.sources.fetch import Fetcher
 from qwen_worker.storage import Bucket
+from qwen_worker.upload import Uploader
+from qwen_worker.versions import versions
 
 log = logging.getLogger(__name__)
 
@@ -31,14 +38,15 @@ def build(settings: Settings) -> Jobs:
 def assemble(settings: Settings, editor: Editor) -> Jobs:
     """Put a worker together around a loaded model."""
     bucket = build_bucket(settings)
+    # For each job on its way: fetch its pictures, the mask too, and keep those of the job before.
+    io = ThreadPoolExecutor(2 * (MAX_IMAGES + 1) * (1 + settings.prefetch), thread_name_prefix="io")
     service = Service(
-        build_sources(settings, bucket),
+        Originals(build_sources(settings, bucket), io, settings.max_image_pixels),
         editor,
-        bucket,
-        # For each job on its way: fetch its pictures, the mask too, and keep those of the job before.
-        io=ThreadPoolExecutor(2 * (MAX_IMAGES + 1) * (1 + settings.prefetch), thread_name_prefix="io"),
+        Archive(bucket, versions()),
+        Uploader(settings.timeout_seconds, settings.allowed_private_networks, settings.ca_file),
+        io=io,
         gpu=ThreadPoolExecutor(1, thread_name_prefix="gpu"),
-        max_pixels=settings.max_image_pixels,
         max_output_pixels=settings.max_output_pixels,
     )
     row = settings.model
@@ -49,7 +57,21 @@ def assemble(settings: Settings, editor: Editor) -> Jobs:
         max_images=MAX_IMAGES if row.takes_several else 1,
         masks=row.takes_masks,
     )
-    return Jobs(service, rules)
+    return Jobs(service, rules, functools.partial(about, settings, editor, rules))
+
+
+def about(settings: Settings, editor: Editor, rules: Rules) -> dict[str, Any]:
+    """What `health` tells of the worker: nothing secret, and without any GPU time."""
+    operations = [name for name in INPUTS if name != "generate" or rules.generate]
+    return {
+        "model_id": editor.model_id,
+        "model_revision": editor.model_revision,
+        "model_class": settings.model.pipeline,
+        "operations": [name for name in operations if name != "inpaint" or rules.masks],
+        "loras": dict(rules.loras),
+        "device": device(),
+        "versions": versions(),
+    }
 
 
 def build_bucket(settings: Settings) -> Bucket:

@@ -2,17 +2,21 @@
 
 import json
 import logging
+import time
 import uuid
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from qwen_worker import log as job_log
 from qwen_worker.deadlines import cut_when_cancelled
-from qwen_worker.errors import BadInput, DownloadFailed, ModelError, StorageError, WorkerError
-from qwen_worker.request import parse_image
-from qwen_worker.schema import Rules
+from qwen_worker.errors import BadInput, CacheReadFailed, DownloadFailed, ModelError, StorageError, WorkerError
+from qwen_worker.request import parse
+from qwen_worker.schema import HealthInput, PresignInput, Rules
 from qwen_worker.service import Service
-from qwen_worker.stopwatch import Stopwatch
+from qwen_worker.sources.data_url import is_data
+from qwen_worker.stopwatch import Stopwatch, nobody
 
 log = logging.getLogger(__name__)
 
@@ -20,6 +24,7 @@ log = logging.getLogger(__name__)
 UNFORESEEN: dict[str, type[WorkerError]] = {
     "validate": BadInput,
     "fetch": DownloadFailed,
+    "lookup": CacheReadFailed,
     "decode": BadInput,
     "queue": ModelError,
     "edit": ModelError,
@@ -50,47 +55,80 @@ class Answer:
 
 
 class Jobs:
-    """Answers jobs."""
+    """Answers jobs.
 
-    def __init__(self, service: Service, rules: Rules) -> None:
+    Args:
+        service: does them.
+        rules: of requests.
+        about: what `health` tells besides uptime and counts.
+    """
+
+    def __init__(self, service: Service, rules: Rules, about: Callable[[], dict[str, Any]]) -> None:
         self._service = service
         self._rules = rules
+        self._about = about
+        self._begin = time.monotonic()
+        self._jobs: Counter[str] = Counter()
+        self._pictures: Counter[str] = Counter()
 
-    async def answer(self, job: dict[str, Any]) -> Answer:
+    async def answer(self, job: dict[str, Any], tell: Callable[[dict[str, Any]], None] = nobody) -> Answer:
         """Do one job.
 
         Args:
             job: as RunPod hands it over: `id` and `input`.
+            tell: called with the job's stages and steps, from any thread.
         """
         job_id = str(job.get("id") or uuid.uuid4())
-        watch = Stopwatch("validate")
+        watch = Stopwatch("validate", tell)
         with job_log.job_context(job_id):
             try:
                 answer = await self._success(job, job_id, watch)
             except WorkerError as error:
                 answer = _failure(error, watch)
             except Exception as error:  # noqa: BLE001 - the one place
-                unforeseen = UNFORESEEN[watch.stage]("internal error")
+                unforeseen = UNFORESEEN[watch.stage]("internal error: the worker's log says more, under this job's id")
                 unforeseen.__cause__ = error
                 answer = _failure(unforeseen, watch)
+        self._jobs[answer.body["error"]["type"] if "error" in answer.body else "success"] += 1
         return answer
 
     async def _success(self, job: dict[str, Any], job_id: str, watch: Stopwatch) -> Answer:
-        request = parse_image(job.get("input"), job_id=job_id, rules=self._rules)
-        job_log.hide(*request.urls, request.prompt, request.negative_prompt)
+        request = parse(job.get("input"), job_id=job_id, rules=self._rules)
+        if isinstance(request, HealthInput):
+            return Answer({"status": "success", "result": self._health()})
+        if isinstance(request, PresignInput):
+            with cut_when_cancelled():
+                link = await self._service.presign(request.object_key)
+            return Answer({"status": "success", "result": link.model_dump(mode="json")})
+        # A data: URL is no secret that a library would repeat, and too long to be looked for in every line.
+        links = [url for url in (*request.urls, request.upload_url) if url and not is_data(url)]
+        job_log.hide(*links, request.prompt, request.negative_prompt)
         with cut_when_cancelled():
-            result = await self._service.edit(request, job_id, watch)
-        body = result.model_dump(mode="json", by_alias=True)
+            images = await self._service.images(request, job_id, watch)
+        results = [result.model_dump(mode="json", by_alias=True) for result in images.results]
+        self._pictures.update("reused" if result.meta.reused else "made" for result in images.results)
         log.info(
             "job done",
             extra={
                 "status": "success",
-                "object_key": result.object_key,
-                "cache": result.meta.cache,
-                "timings_ms": body["meta"]["timings_ms"],
+                "operation": request.operation,
+                "object_keys": [result.object_key for result in images.results],
+                "cache": images.results[0].meta.cache,
+                "reused": images.results[0].meta.reused,
+                "timings_ms": results[-1]["meta"]["timings_ms"],
             },
         )
-        return Answer({"status": "success", "result": body})
+        body = {"status": "success", "result": results[0], "results": results}
+        return Answer(body, refresh_worker=images.refresh_worker)
+
+    def _health(self) -> dict[str, Any]:
+        """Jobs are counted by their outcomes."""
+        return {
+            **self._about(),
+            "uptime_s": round(time.monotonic() - self._begin, 1),
+            "jobs": dict(self._jobs),
+            "pictures": {name: self._pictures[name] for name in ("made", "reused")},
+        }
 
 
 def _failure(error: WorkerError, watch: Stopwatch) -> Answer:

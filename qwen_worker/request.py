@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from qwen_worker.errors import BadInput
 from qwen_worker.schema import (
+    FIELDS,
     INPUTS,
     EditInput,
     Frozen,
@@ -122,7 +123,7 @@ def parse(raw: object, *, job_id: str, rules: Rules) -> Request:
             raise bad_input([{"field": "operation", "problem": problem}])
         rules = rules.generate
     try:
-        given = {key: value for key, value in raw.items() if value is not None or key not in kind.model_fields}
+        given = {key: value for key, value in raw.items() if value is not None or key not in FIELDS}
         said = kind.model_validate(given, context=rules)
     except ValidationError as error:
         raise bad_input(_problems(error, operation)) from None
@@ -219,8 +220,8 @@ def _problems(error: ValidationError, operation: str) -> list[dict[str, str]]:
 def _problem(item: Any, operation: str) -> str:
     """What is wrong, and with that what to do."""
     if item["type"] == "extra_forbidden":
-        known = any(item["loc"][0] in kind.model_fields for kind in INPUTS.values())
-        return f"does not go with {operation}: leave it out" if known else "is not a field of a request: leave it out"
+        here = f"does not go with {operation}" if item["loc"][0] in FIELDS else "is not a field of a request"
+        return f"{here}: leave it out"
     if item["type"] == "missing":
         return f"must be given for {operation}"
     problem: str = item["msg"]

@@ -54,36 +54,47 @@ class Geometry(BaseModel):
 
 
 class Timings(BaseModel):
-    """Wall time of each stage in milliseconds. `queue` is the wait for the GPU; `total` begins with the job."""
+    """Wall time of each stage in milliseconds, from the beginning of the job until this result was stored.
+
+    `lookup` is the search for a stored result, or the wait for the same request that is being done; `queue` is the wait
+    for the GPU. A stage that did not take place is 0.
+    """
 
     model_config = Frozen
 
-    validate_: float = Field(alias="validate")
-    fetch: float
-    decode: float
-    queue: float
-    edit: float
-    encode: float
-    upload: float
+    validate_: float = Field(0.0, alias="validate")
+    fetch: float = 0.0
+    lookup: float = 0.0
+    decode: float = 0.0
+    queue: float = 0.0
+    edit: float = 0.0
+    encode: float = 0.0
+    upload: float = 0.0
     total: float
 
 
 class Meta(Knobs):
-    """How the picture was made. `cache` is a hit if sources and mask all came out of the bucket."""
+    """How the picture was made.
+
+    cache: a hit if sources and mask all came out of the bucket; None for a picture that has none.
+    geometry: None for a picture that was made from nothing.
+    reused: the picture was made for an earlier request that is the same, and no model ran.
+    """
 
     model_id: str
     model_revision: str
     warnings: tuple[str, ...]
-    cache: Literal["hit", "miss"]
+    cache: Literal["hit", "miss"] | None
+    reused: bool
     sources: tuple[Picture, ...]
     mask: Picture | None
     output: Picture
-    geometry: Geometry
+    geometry: Geometry | None
     timings_ms: Timings
 
 
-class EditResult(BaseModel):
-    """Where the picture is, and how it was made. The link works for `expires_in` seconds."""
+class Link(BaseModel):
+    """Where an object is. The link works for `expires_in` seconds, until `expires_at` (ISO 8601, UTC)."""
 
     model_config = Frozen
 
@@ -92,4 +103,28 @@ class EditResult(BaseModel):
     object_key: str
     content_type: str
     expires_in: int
+    expires_at: str
+
+
+class ImageResult(Link):
+    """A picture.
+
+    data_url: the file itself, if the request asked for it.
+    uploaded: whether it arrived at the caller's `upload_url`; None if there was none.
+    """
+
+    data_url: str | None
+    uploaded: bool | None
     meta: Meta
+
+
+class Images(BaseModel):
+    """What a request for pictures comes to, in the order of their seeds; at least one.
+
+    refresh_worker: a later picture failed in such a way that RunPod should replace this process.
+    """
+
+    model_config = Frozen
+
+    results: tuple[ImageResult, ...]
+    refresh_worker: bool = False

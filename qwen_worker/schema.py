@@ -354,6 +354,8 @@ AnyInput = EditInput | GenerateInput | HealthInput | PresignInput
 INPUTS: dict[str, type[AnyInput]] = {
     name: kind for kind in get_args(AnyInput) for name in get_args(kind.model_fields["operation"].annotation)
 }
+#: of all operations: each may be null in any
+FIELDS = tuple(dict.fromkeys(name for kind in get_args(AnyInput) for name in kind.model_fields))
 
 
 def _url_problem(url: str) -> str | None:
@@ -384,8 +386,9 @@ def json_schema() -> dict[str, Any]:
 
 def _schema_of(kind: type[AnyInput]) -> dict[str, Any]:
     said = kind.model_json_schema()
+    said["properties"] |= {name: {"type": "null"} for name in FIELDS if name not in said["properties"]}
     for name, rules in said["properties"].items():
-        if name not in said["required"] and "anyOf" not in rules:
+        if name in kind.model_fields and name not in said["required"] and "anyOf" not in rules:
             rule = {key: rules.pop(key) for key in list(rules) if key not in {"title", "description", "default"}}
             rules["anyOf"] = [rule, {"type": "null"}]
     return said

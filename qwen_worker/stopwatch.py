@@ -1,13 +1,26 @@
-"""How long each stage of a job took, and which one it is in."""
+"""How long each stage of a job took, which one it is in, and how far that is."""
 
 import time
+from collections.abc import Callable
+from typing import Any
+
+
+def nobody(_news: dict[str, Any]) -> None:
+    """Nobody wants to know."""
 
 
 class Stopwatch:
-    """Stages follow one another: the beginning of one is the end of the one before."""
+    """Stages follow one another: the beginning of one is the end of the one before.
 
-    def __init__(self, stage: str) -> None:
+    Args:
+        stage: the first.
+        tell: called with each piece of news, from whatever thread has it.
+    """
+
+    def __init__(self, stage: str, tell: Callable[[dict[str, Any]], None] = nobody) -> None:
         self.stage = stage
+        self._tell = tell
+        self._image: dict[str, int] = {}
         self._start = self._lap = time.perf_counter()
         self._ms: dict[str, float] = {}
 
@@ -15,6 +28,15 @@ class Stopwatch:
         """End the current stage and begin another."""
         self._end()
         self.stage = stage
+        self._tell({"stage": stage, **self._image})
+
+    def image(self, number: int, total: int) -> None:
+        """The work is now on this picture of several, from 1."""
+        self._image = {"image": number, "images": total}
+
+    def step(self, done: int, total: int) -> None:
+        """So many passes of the model are done."""
+        self._tell({"stage": self.stage, "step": done, "steps": total, **self._image})
 
     def milliseconds(self) -> dict[str, float]:
         """Of each stage up to now, and `total` since the start."""

@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from xml.etree.ElementTree import ParseError
 
 import certifi
@@ -14,9 +14,10 @@ from minio import Minio
 from minio.error import MinioException, S3Error
 
 from qwen_worker.deadlines import WATCHED_POOLS, Deadline, Patience
-from qwen_worker.errors import StorageError
+from qwen_worker.errors import CacheReadFailed, StorageError
 
 DIGEST = "sha256"  # x-amz-meta-sha256
+MISSING = "NoSuchKey"
 # Above it minio-py splits an upload into parts: more requests, none of them retried, leftovers after a crash.
 SINGLE_PART = 5 * 1024**3
 RETRIES = Patience(
@@ -32,8 +33,25 @@ class Stored:
     intact: bool
 
 
+@dataclass(frozen=True)
+class Stat:
+    """What the bucket says of an object: its size in bytes, and the digest that was written with it, if any."""
+
+    size: int
+    sha256: str | None
+    content_type: str
+
+
+@dataclass(frozen=True)
+class Link:
+    """A presigned link, and the moment it ends: ISO 8601, UTC."""
+
+    url: str
+    expires_at: str
+
+
 class Bucket:
-    """One bucket, below one prefix. Safe to share between threads."""
+    """One bucket, below one prefix: every key that a method takes is below it. Safe to share between threads."""
 
     def __init__(
         self,
@@ -67,7 +85,7 @@ class Bucket:
         )
 
     def get(self, key: str) -> Stored | None:
-        """The object at `key` below the prefix, or None if there is none.
+        """The object at `key`, or None if there is none.
 
         Raises:
             StorageError: the bucket could not be read.
@@ -76,7 +94,7 @@ class Bucket:
             try:
                 response = self._client.get_object(self.name, self.prefix + key)
             except S3Error as error:
-                if error.code == "NoSuchKey":
+                if error.code == MISSING:
                     return None
                 raise
             try:
@@ -87,28 +105,44 @@ class Bucket:
         digest = response.headers.get(f"x-amz-meta-{DIGEST}")
         return Stored(data, intact=digest == hashlib.sha256(data).hexdigest())
 
-    def put(self, key: str, data: bytes, content_type: str) -> str:
-        """Write the object at `key` below the prefix, in one request, and return its full key.
+    def stat(self, key: str) -> Stat | None:
+        """What the bucket says of the object at `key`, or None if there is none.
+
+        Raises:
+            StorageError: the bucket could not be read.
+        """
+        with self._operation("read"):
+            try:
+                found = self._client.stat_object(self.name, self.prefix + key)
+            except S3Error as error:
+                if error.code == MISSING:
+                    return None
+                raise
+        digest = (found.metadata or {}).get(f"x-amz-meta-{DIGEST}")
+        return Stat(found.size or 0, digest, found.content_type or "")
+
+    def put(self, key: str, data: bytes, content_type: str) -> None:
+        """Write the object at `key`, in one request.
 
         Raises:
             StorageError: the bucket could not be written.
         """
-        full_key = self.prefix + key
         with self._operation("write"):
             self._client.put_object(
                 self.name,
-                full_key,
+                self.prefix + key,
                 io.BytesIO(data),
                 len(data),
                 content_type=content_type,
                 metadata={DIGEST: hashlib.sha256(data).hexdigest()},
                 part_size=SINGLE_PART,
             )
-        return full_key
 
-    def presign(self, full_key: str) -> str:
-        """A link that reads the object for `expires_s` seconds, made without asking the server."""
-        return self._client.presigned_get_object(self.name, full_key, expires=timedelta(seconds=self.expires_s))
+    def presign(self, key: str) -> Link:
+        """A link that reads the object at `key` for `expires_s` seconds, made without asking the server."""
+        now, life = datetime.now(UTC).replace(microsecond=0), timedelta(seconds=self.expires_s)
+        url = self._client.presigned_get_object(self.name, self.prefix + key, expires=life, request_date=now)
+        return Link(url, (now + life).isoformat().replace("+00:00", "Z"))
 
     @contextmanager
     def _operation(self, verb: str) -> Iterator[None]:
@@ -119,11 +153,23 @@ class Bucket:
                 deadline.check()
             except (MinioException, urllib3.exceptions.HTTPError, ParseError, OSError, ValueError) as error:
                 if deadline.passed:
-                    raise StorageError(f"the bucket took longer than {deadline.seconds:g} s to {verb}") from error
-                code = _code(error)
+                    raise StorageError(
+                        f"the bucket took longer than {deadline.seconds:g} s to {verb}: try again"
+                    ) from error
+                code, again = _code(error), not _is_permanent(error)
+                advice = "try again" if again else "the worker's operator must check its S3 variables"
                 raise StorageError(
-                    f"the bucket could not {verb}: {code}", retryable=not _is_permanent(error), code=code
+                    f"the bucket could not {verb}, {code}: {advice}", retryable=again, code=code
                 ) from error
+
+
+@contextmanager
+def reading_cache() -> Iterator[None]:
+    """What goes wrong inside is told as the failure to read what the bucket keeps: no model time was spent."""
+    try:
+        yield
+    except StorageError as error:
+        raise CacheReadFailed(error.message, retryable=error.retryable, **error.details) from error
 
 
 def _code(error: Exception) -> str:

@@ -10,12 +10,14 @@ import pytest
 from qwen_worker import schema
 from qwen_worker.errors import BadInput
 from qwen_worker.request import ImageRequest, parse_image
+from qwen_worker.request import parse as parse_request
 from qwen_worker.schema import Rules
 
 URL = "https://example.com/photo.jpg"
 MASK: dict[str, Any] = {"mask_url": "https://example.com/mask.png"}
 TWO: dict[str, Any] = {"image_url": None, "image_urls": [URL, "https://example.com/other.jpg"]}
 RULES = Rules(steps=30, cfg_scale=4.0, max_steps=50, max_images=3)
+GENERATES = replace(RULES, generate=Rules(steps=50, cfg_scale=3.0, max_steps=60, max_images=0, size=(1328, 1328)))
 
 
 def parse(job_id: str = "job-1", rules: Rules = RULES, **fields: Any) -> ImageRequest:
@@ -381,6 +383,30 @@ def test_problems_are_bounded() -> None:
         ({"strength": None, "mask_feather": None}, True),
         ({"unknown": None}, False),
         ({"prompt": " " * 1999 + "ab"}, False),
+        ({"operation": "edit"}, True),
+        ({"operation": None}, True),
+        ({"operation": "inpaint"}, False),
+        ({"operation": "inpaint", **MASK}, True),
+        ({"operation": "background_replacement"}, True),
+        ({"operation": "upscale"}, False),
+        ({"operation": "generate"}, False),
+        ({"operation": "generate", "image_url": None}, True),
+        ({"operation": "generate", "image_url": None, "width": 512}, False),
+        ({"operation": "generate", "image_url": None, "prompt": None}, False),
+        ({"operation": "health"}, False),
+        ({"operation": "presign", "object_key": "a"}, False),
+        ({"num_images": 4, "output": "inline", "reuse": False}, True),
+        ({"num_images": 5}, False),
+        ({"output": "base64"}, False),
+        ({"reuse": 1}, False),
+        ({"upload_url": URL}, True),
+        ({"upload_url": "data:;base64,AAAA"}, False),
+        ({"image_url": "data:image/png;base64,AAAA"}, True),
+        ({"image_url": "data:image/png,AAAA"}, False),
+        ({"lora": {}}, True),
+        ({"lora": None}, True),
+        ({"lora": {"ink": 0}}, False),
+        ({"lora": ["ink"]}, False),
     ],
 )
 def test_the_json_schema_says_what_parse_says(fields: dict[str, Any], *, valid: bool) -> None:
@@ -389,6 +415,150 @@ def test_the_json_schema_says_what_parse_says(fields: dict[str, Any], *, valid: 
 
     assert jsonschema.Draft202012Validator(schema.json_schema()).is_valid(raw) is valid
     if valid:
-        parse_image(raw, job_id="a", rules=RULES)
+        parse_image(raw, job_id="a", rules=GENERATES)
+    else:
+        assert problems(raw, GENERATES)
+
+
+@pytest.mark.parametrize(
+    ("raw", "valid"),
+    [
+        ({"operation": "health"}, True),
+        ({"operation": "health", "prompt": "x"}, False),
+        ({"operation": "presign", "object_key": "a/b.png"}, True),
+        ({"operation": "presign"}, False),
+        ({"operation": "presign", "object_key": ""}, False),
+    ],
+)
+def test_the_json_schema_of_the_other_operations(raw: dict[str, Any], *, valid: bool) -> None:
+    """Likewise."""
+    assert jsonschema.Draft202012Validator(schema.json_schema()).is_valid(raw) is valid
+    if valid:
+        parse_request(raw, job_id="a", rules=RULES)
     else:
         assert problems(raw)
+
+
+DATA = "data:image/png;base64,AAAA"
+
+
+def test_a_picture_may_come_in_the_request() -> None:
+    """As every picture, of any length; not as the place where a result goes."""
+    long = DATA + "AAAA" * 100_000
+
+    assert parse(image_url=long, mask_url=DATA).urls == (long, DATA)
+    assert parse(image_url=None, image_urls=[DATA, URL]).images == (DATA, URL)
+    assert parse(image_url="DATA:;BASE64,AAAA").images == ("DATA:;BASE64,AAAA",)
+    for url in (
+        "data:image/png,AAAA",
+        "data:base64,AAAA",
+        "data:" + "x" * 300 + ";base64,AAAA",
+        "data:a b;base64,AAAA",
+    ):
+        assert "in base64" in problems({"image_url": url, "prompt": "x"})["image_url"]
+    assert set(problems({"image_url": URL, "prompt": "x", "upload_url": DATA})) == {"upload_url"}
+
+
+def test_the_operation_is_understood() -> None:
+    """A mask makes an edit an inpaint, whatever it was called; the rest is as it was said."""
+    assert parse().operation == parse(operation="edit").operation == parse(operation=None).operation == "edit"
+    assert parse(**MASK).operation == parse(operation="inpaint", **MASK).operation == "inpaint"
+    assert parse(operation="edit", **MASK) == parse(**MASK)
+    assert parse(operation="background_replacement", **MASK).operation == "background_replacement"
+    assert "must be given" in problems({"operation": "inpaint", "image_url": URL, "prompt": "x"})["mask_url"]
+
+
+@pytest.mark.parametrize("operation", ["upscale", "EDIT", 3, ["edit"], {}, True])
+def test_an_unknown_operation_is_refused_with_those_that_there_are(operation: object) -> None:
+    """Before anything else is said of the request."""
+    found = problems({"operation": operation, "nonsense": 1})
+
+    assert (
+        found == {"operation": "must be one of edit, inpaint, background_replacement, generate, health, presign"}
+        or operation == {}
+    )  # which is nothing, as null is
+
+
+def test_the_prompt_of_a_background_is_put_together() -> None:
+    """As documented; a full stop is not said twice."""
+    request = parse(operation="background_replacement", prompt="a beach at dusk.")
+
+    assert request.prompt == (
+        "Replace the background with a beach at dusk. Keep the main subject exactly as it is: its shape, pose, colors, "
+        "details and position do not change."
+    )
+
+
+def test_a_picture_made_from_nothing_has_defaults_of_its_own() -> None:
+    """Those of the model that makes it; and it takes no picture."""
+    asked = {"operation": "generate", "prompt": "a cat"}
+    request = parse_image(asked, job_id="a", rules=GENERATES)
+    other = parse_image({**asked, "width": 512, "height": 768}, job_id="a", rules=GENERATES)
+
+    assert (request.num_inference_steps, request.true_cfg_scale, request.size) == (50, 3.0, (1328, 1328))
+    assert (request.images, request.urls, request.mask, request.align, request.lora) == ((), (), None, False, {})
+    assert other.size == (512, 768)
+    assert problems({**asked, "image_url": URL, "size": "native", "nonsense": 1}, GENERATES) == {
+        "image_url": "does not go with generate: leave it out",
+        "size": "does not go with generate: leave it out",
+        "nonsense": "is not a field of a request: leave it out",
+    }
+
+
+def test_generate_is_enabled_by_the_operator() -> None:
+    """And the caller is told so."""
+    found = problems({"operation": "generate", "prompt": "a cat"})
+
+    assert found == {"operation": "generate is not enabled on this worker: its operator sets T2I_MODEL_ID to enable it"}
+
+
+def test_what_the_other_operations_take() -> None:
+    """Nothing, and the key of a result."""
+    health = parse_request({"operation": "health"}, job_id="a", rules=RULES)
+    presign = parse_request({"operation": "presign", "object_key": "a/b.png"}, job_id="a", rules=RULES)
+
+    assert isinstance(health, schema.HealthInput)
+    assert isinstance(presign, schema.PresignInput)
+    assert presign.object_key == "a/b.png"
+    assert set(problems({"operation": "health", "prompt": "x"})) == {"prompt"}
+    assert problems({"operation": "presign"}) == {"object_key": "must be given for presign"}
+    assert set(problems({"operation": "presign", "object_key": "a" * 1025})) == {"object_key"}
+
+
+def test_what_does_not_change_a_picture_is_not_in_its_digest() -> None:
+    """The same picture is found however it is asked for."""
+    plain = parse(seed=1).digest(["a"], [], "m")
+    for more in ({"num_images": 3}, {"output": "inline"}, {"upload_url": URL}, {"reuse": False}):
+        assert parse(seed=1, **more).digest(["a"], [], "m") == plain, more
+    rules = replace(RULES, loras={"ink": ""})
+    inked = {parse(seed=1, rules=rules, lora={"ink": scale}).digest(["a"], [], "m") for scale in (0.5, 1)}
+    assert len(inked | {plain}) == 3
+
+
+def test_results_are_counted() -> None:
+    """One to four, and one if it is to go to a place of the caller's."""
+    assert parse(num_images=4.0).num_images == 4
+    assert parse(upload_url=URL).upload_url == URL
+    for count in (0, 5, 1.5, True):
+        assert set(problems({"image_url": URL, "prompt": "x", "num_images": count})) == {"num_images"}
+    assert set(problems({"image_url": URL, "prompt": "x", "num_images": 2, "upload_url": URL})) == {"upload_url"}
+    seeds = [parse(seed=2**32 - 1, num_images=2).numbered(number).seed for number in range(2)]
+    assert seeds == [2**32 - 1, 0]
+
+
+def test_a_lora_is_one_that_is_offered() -> None:
+    """By its name, in any order; its trigger word is in the prompt, once."""
+    rules = replace(RULES, loras={"ink": "ink style", "fast": ""})
+    request = parse(rules=rules, lora={"ink": 1, "fast": 0.5})
+
+    assert request.prompt == "ink style, make it warm"
+    assert request.lora == {"fast": 0.5, "ink": 1}
+    assert request == parse(rules=rules, lora={"fast": 0.5, "ink": 1.0})
+    assert parse(rules=rules, lora={"ink": 1}, prompt="warm, ink style").prompt == "warm, ink style"
+    assert parse(rules=rules, lora={}).prompt == "make it warm"
+    base = {"image_url": URL, "prompt": "x"}
+    assert "it offers ink, fast" in problems({**base, "lora": {"else": 1}}, rules)["lora"]
+    assert "it offers none" in problems({**base, "lora": {"ink": 1}})["lora"]
+    assert set(problems({**base, "lora": {"ink": 0}}, rules)) == {"lora.ink"}
+    assert set(problems({**base, "lora": {"ink": 2.1}}, rules)) == {"lora.ink"}
+    assert set(problems({**base, "lora": "ink"}, rules)) == {"lora"}

@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from local import children
 from local.bucket import ACCESS_KEY, BUCKET, REGION, SECRET_KEY, LocalBucket
 from local.tls import Authority, TLSForwarder
 from qwen_worker.errors import StorageError
-from qwen_worker.storage import Bucket, Stored
+from qwen_worker.storage import Bucket, Stat, Stored
 from tests.sources.test_cache import bucket_of
 
 
@@ -28,23 +29,24 @@ def bucket(shared_bucket: LocalBucket) -> Bucket:
 @pytest.mark.parametrize("size", [0, 1, 6 * 1024**2])
 def test_what_was_put_can_be_got(bucket: Bucket, shared_bucket: LocalBucket, size: int) -> None:
     """Six megabytes would be several parts by the client's default."""
-    key = bucket.put(f"size/{size}", b"x" * size, "image/png")
+    bucket.put(f"size/{size}", b"x" * size, "image/png")
+    etag = shared_bucket.client.stat_object(BUCKET, f"test/size/{size}").etag
 
-    etag = shared_bucket.client.stat_object(BUCKET, key).etag
-
-    assert key == f"test/size/{size}"
     assert etag == hashlib.md5(b"x" * size, usedforsecurity=False).hexdigest()  # of one part; else it ends in -2
+    assert bucket.stat(f"size/{size}") == Stat(size, hashlib.sha256(b"x" * size).hexdigest(), "image/png")
     assert bucket.get(f"size/{size}") == Stored(b"x" * size, intact=True)
 
 
 def test_a_missing_object_is_none(bucket: Bucket) -> None:
     """Not an error."""
     assert bucket.get("nothing/here") is None
+    assert bucket.stat("nothing/here") is None
 
 
 def test_a_link_opens_and_is_bound_to_its_signature(bucket: Bucket) -> None:
     """Tampered, it does not open."""
-    link = bucket.presign(bucket.put("a", b"picture", "image/webp"))
+    bucket.put("a", b"picture", "image/webp")
+    link = bucket.presign("a").url
     answer = requests.get(link, timeout=5)
     tampered = requests.get(link[:-1] + ("0" if link[-1] != "0" else "1"), timeout=5)
 
@@ -57,7 +59,17 @@ def test_a_link_is_made_without_the_server(own_bucket: LocalBucket) -> None:
     bucket = bucket_of(own_bucket)
     own_bucket.kill()
 
-    assert "X-Amz-Expires=60" in bucket.presign("test/a")
+    assert "X-Amz-Expires=60" in bucket.presign("a").url
+
+
+def test_a_link_says_when_it_ends(bucket: Bucket) -> None:
+    """In UTC, by the moment at which it was signed."""
+    link = bucket.presign("a")
+    signed = datetime.strptime(link.url.partition("X-Amz-Date=")[2][:16], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+
+    assert link.expires_at.endswith("Z")
+    assert datetime.fromisoformat(link.expires_at) == signed + timedelta(seconds=60)
+    assert abs((datetime.now(UTC) - signed).total_seconds()) < 30
 
 
 @pytest.mark.parametrize(
@@ -277,7 +289,7 @@ def test_it_works_over_tls(shared_bucket: LocalBucket, authority: Authority) -> 
             bucket.put(f"tls/{number}", b"x" * 100_000, "image/png")
             assert bucket.get(f"tls/{number}") == Stored(b"x" * 100_000, intact=True)
 
-        assert bucket.presign("test/a").startswith(f"https://127.0.0.1:{tls.port}/")
+        assert bucket.presign("a").url.startswith(f"https://127.0.0.1:{tls.port}/")
         with pytest.raises(StorageError):
             bucket_behind(tls, None).get("tls/0")
 

@@ -17,23 +17,25 @@ class Delivery:
     """The result, and what is to be said of it."""
 
     image: Image.Image
-    geometry: Geometry
+    geometry: Geometry | None
     warnings: tuple[str, ...]
 
 
 def deliver(
-    request: ImageRequest, plan: Plan, source: Image.Image, mask: Image.Image | None, made: Image.Image
+    request: ImageRequest, plan: Plan, source: Image.Image | None, mask: Image.Image | None, made: Image.Image
 ) -> Delivery:
     """Bring what the model made to the size that was asked for, and compare it with its source.
 
     Args:
         request: what was asked for.
         plan: of the canvas.
-        source: upright, the one that set the size.
+        source: upright, the one that set the size; None for a picture that was made from nothing.
         mask: of the delivered picture, if there is one.
         made: the canvas.
     """
     content = plan.target.cut(made)
+    if source is None:
+        return Delivery(_resized(content, plan.delivered), None, ())
     if not plan.keeps_frame:
         told = ("align: the result has another shape than the source, nothing was undone",) if request.align else ()
         geometry = Geometry(source=source.size, generated=made.size)

@@ -60,7 +60,8 @@ class Plan:
     """What is made and what is delivered.
 
     `target` places the result on the canvas that the model makes, `references` each source on one of its own. The
-    source that sets the size is placed as the result is, unless a size of another shape was asked for.
+    source that sets the size is placed as the result is, unless a size of another shape was asked for. What is made from
+    nothing has no references.
     """
 
     target: Placement
@@ -75,6 +76,8 @@ class Plan:
     @property
     def keeps_frame(self) -> bool:
         """Whether each point of that source has its place in the result."""
+        if not self.references:
+            return False
         return (self.target.canvas, self.target.content) == (self.reference.canvas, self.reference.content)
 
     @property
@@ -88,7 +91,7 @@ def plan(request: ImageRequest, sources: Sequence[Size], *, grid: int, max_outpu
 
     Args:
         request: what size is asked for.
-        sources: sizes of the upright sources.
+        sources: sizes of the upright sources; none for a picture that is made from nothing, whose size is asked for.
         grid: what both sides of a canvas are multiples of.
         max_output_pixels: width times height that may be delivered.
 
@@ -101,12 +104,12 @@ def plan(request: ImageRequest, sources: Sequence[Size], *, grid: int, max_outpu
     for name, source in zip(request.names, sources, strict=False):
         with about(name):
             references.append(place(source, area, grid))
-    source, own = sources[request.size_from], references[request.size_from]
     if asked:
         target = place(asked, area, grid)
-        if _same_shape(source, asked):
+        if sources and _same_shape(source := sources[request.size_from], asked):
             references[request.size_from] = Placement(source, target.canvas, target.content)
     else:
+        source, own = sources[request.size_from], references[request.size_from]
         target = Placement(source if request.size == "source" else own.content, own.canvas, own.content)
     planned = Plan(target, tuple(references), request.size_from)
     _check(request, planned, max_output_pixels)

@@ -1,17 +1,21 @@
-"""URL → bytes: out of the bucket if they were fetched before, else from their host."""
+"""Address → bytes: out of the address itself, out of the bucket if they were fetched before, else from their host."""
 
 import hashlib
 from dataclasses import dataclass
 
 from qwen_worker.sources.cache import SourceCache
+from qwen_worker.sources.data_url import decoded, is_data
 from qwen_worker.sources.fetch import Fetcher
 
 
 @dataclass(frozen=True)
 class Source:
-    """The bytes of one source and their digest in hex; `hit`: they came out of the cache."""
+    """The bytes of one source and their digest in hex.
 
-    url: str
+    `key` is the digest by which the bucket keeps it; `hit`: it is there.
+    """
+
+    key: str
     data: bytes
     sha256: str
     hit: bool
@@ -32,11 +36,20 @@ class Sources:
             DownloadFailed: the host did not deliver.
             BadInput: the address or the length is not acceptable.
         """
-        kept = self._cache.get(url)
+        if is_data(url):
+            data = decoded(url, self._fetcher.max_bytes)
+            digest = _sha256(data)
+            return Source(digest, data, digest, hit=self._cache.has(digest, len(data)))
+        key = _sha256(url.encode())
+        kept = self._cache.get(key)
         data = self._fetcher.fetch(url) if kept is None else kept
-        return Source(url, data, hashlib.sha256(data).hexdigest(), hit=kept is not None)
+        return Source(key, data, _sha256(data), hit=kept is not None)
 
     def keep(self, source: Source, content_type: str) -> None:
-        """Put a source into the cache, unless it came from there. Call it once the bytes have been decoded."""
+        """Put a source into the cache, unless it is there. Call it once the bytes have been decoded."""
         if not source.hit:
-            self._cache.put(source.url, source.data, content_type)
+            self._cache.put(source.key, source.data, content_type)
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

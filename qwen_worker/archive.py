@@ -1,0 +1,171 @@
+"""Finished pictures: stored once, named by a manifest, found again by the digest of their request.
+
+    results/<digest>/<job id>[-n].<extension>   a picture
+    results/<digest>/manifest.json              which pictures are finished, and how each was made
+
+Backblaze B2 refuses conditional writes. So a picture's key is its job's own, and the manifest, which is written after
+the picture, is the only key that is written again: of two workers that do so at the same time one is forgotten, and
+its picture is at worst made once more.
+"""
+
+import hashlib
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ValidationError
+
+from qwen_worker.errors import BadInput, CacheReadFailed, StorageError
+from qwen_worker.images.encode import Encoded
+from qwen_worker.request import bad_input
+from qwen_worker.result import Link, Meta
+from qwen_worker.schema import Frozen
+from qwen_worker.storage import Bucket, reading_cache
+
+log = logging.getLogger(__name__)
+
+RESULT_KEY = re.compile(r"results/[0-9a-f]{64}/[A-Za-z0-9_-]{1,150}\.(png|jpg|webp)")
+
+
+class Finished(BaseModel):
+    """One picture of a request; `key` is below the prefix, `size` in bytes."""
+
+    model_config = Frozen
+
+    key: str
+    content_type: str
+    size: int
+    meta: Meta
+
+
+class Manifest(BaseModel):
+    """The finished pictures of one request by their numbers, and the versions of all that made them."""
+
+    model_config = Frozen
+
+    versions: dict[str, str]
+    finished: dict[str, Finished]
+
+
+@dataclass(frozen=True)
+class Archive:
+    """The finished pictures of a bucket.
+
+    Attributes:
+        bucket: where they are.
+        versions: of the worker and its libraries, for the manifest.
+    """
+
+    bucket: Bucket
+    versions: Mapping[str, str]
+
+    def find(self, digest: str) -> dict[int, Finished]:
+        """The finished pictures of a request by their numbers: those that are still there as they were written.
+
+        Raises:
+            CacheReadFailed: the bucket could not be read.
+        """
+        with reading_cache():
+            stored = self.bucket.get(_manifest_key(digest))
+            if stored is None:
+                return {}
+            try:
+                finished = Manifest.model_validate_json(stored.data).finished
+            except ValidationError:
+                log.warning("manifest is damaged", extra={"object_key": _manifest_key(digest)})
+                return {}
+            return {int(number): one for number, one in finished.items() if self._is_there(one)}
+
+    def store(self, digest: str, job_id: str, number: int, encoded: Encoded) -> str:
+        """Write a picture, make sure that it is there, and return its key.
+
+        Raises:
+            StorageError: the bucket could not be written, or does not have what was written.
+        """
+        key = object_key(digest, job_id, number, encoded.extension)
+        self.bucket.put(key, encoded.data, encoded.content_type)
+        found = self.bucket.stat(key)
+        if found is None or (found.size, found.sha256) != (len(encoded.data), encoded.sha256):
+            raise StorageError("the bucket does not have what it acknowledged: try again")
+        return key
+
+    def remember(self, digest: str, finished: Mapping[int, Finished]) -> None:
+        """Write the manifest; a failure is logged, since the pictures are there."""
+        said = Manifest(versions=dict(self.versions), finished={str(n): one for n, one in sorted(finished.items())})
+        try:
+            self.bucket.put(_manifest_key(digest), said.model_dump_json(by_alias=True).encode(), "application/json")
+        except StorageError as error:
+            reason = {"object_key": _manifest_key(digest), "reason": error.message}
+            log.warning("manifest could not be written", extra=reason)
+
+    def read(self, finished: Finished) -> bytes:
+        """The file of a picture.
+
+        Raises:
+            CacheReadFailed: the bucket could not be read, or what it has is damaged.
+        """
+        with reading_cache():
+            stored = self.bucket.get(finished.key)
+        if stored is None or not stored.intact:
+            raise CacheReadFailed("the stored result is damaged: ask for it with reuse false, or try again")
+        return stored.data
+
+    def link(self, key: str, content_type: str) -> Link:
+        """Where an object is."""
+        made = self.bucket.presign(key)
+        return Link(
+            presigned_url=made.url,
+            bucket=self.bucket.name,
+            object_key=self.bucket.prefix + key,
+            content_type=content_type,
+            expires_in=self.bucket.expires_s,
+            expires_at=made.expires_at,
+        )
+
+    def presign(self, object_key: str) -> Link:
+        """A fresh link to a picture.
+
+        Args:
+            object_key: with the prefix, as in an answer.
+
+        Raises:
+            BadInput: it is not the key of a result of this worker, or there is none.
+            StorageError: the bucket could not be read.
+        """
+        key = object_key.removeprefix(self.bucket.prefix)
+        if not (object_key.startswith(self.bucket.prefix) and RESULT_KEY.fullmatch(key)):
+            raise _no_key("is not the key of a result of this worker: send object_key as it was in the answer")
+        found = self.bucket.stat(key)
+        if found is None:
+            raise _no_key("is not there (any more): send the request again that made it")
+        return self.link(key, found.content_type)
+
+    def _is_there(self, one: Finished) -> bool:
+        found = self.bucket.stat(one.key)
+        return found is not None and (found.size, found.sha256) == (one.size, one.meta.output.sha256)
+
+
+def object_key(digest: str, job_id: str, number: int, extension: str) -> str:
+    """Where a picture goes, below the prefix.
+
+    An id that is no plain word, or ends as if it had a number, is told apart by a digest of itself.
+
+    Args:
+        digest: of the request.
+        job_id: of the job that made it.
+        number: of the picture in its request, from 0.
+        extension: of the file.
+    """
+    word = re.sub(r"[^A-Za-z0-9_-]", "_", job_id)[:100]
+    if word != job_id or re.search(r"-\d+$", word):
+        word = f"{word}-{hashlib.sha256(job_id.encode(errors='replace')).hexdigest()[:16]}"
+    return f"results/{digest}/{word}{f'-{number}' if number else ''}.{extension}"
+
+
+def _manifest_key(digest: str) -> str:
+    return f"results/{digest}/manifest.json"
+
+
+def _no_key(problem: str) -> BadInput:
+    return bad_input([{"field": "object_key", "problem": problem}])

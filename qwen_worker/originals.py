@@ -1,0 +1,95 @@
+"""The pictures that a request names: fetched, decoded, and kept for the next one."""
+
+import contextvars
+import logging
+from collections.abc import Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+
+from PIL import Image
+
+from qwen_worker.deadlines import cut_when_cancelled
+from qwen_worker.errors import about
+from qwen_worker.images.decode import Decoded, decode
+from qwen_worker.request import ImageRequest
+from qwen_worker.result import Picture
+from qwen_worker.sources import Source, Sources
+from qwen_worker.threads import off, together
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Original:
+    """A picture as it came: its bytes, and what they show."""
+
+    source: Source
+    decoded: Decoded
+
+    @property
+    def image(self) -> Image.Image:
+        """Upright."""
+        return self.decoded.image
+
+    def told(self) -> Picture:
+        """As an answer tells it."""
+        size = {"width": self.image.width, "height": self.image.height}
+        return Picture(**size, format=self.decoded.format.lower(), sha256=self.source.sha256)
+
+
+@dataclass(frozen=True)
+class Originals:
+    """Fetches and decodes.
+
+    Attributes:
+        sources: URL → bytes.
+        io: threads for the network and for pictures.
+        max_pixels: of a picture.
+    """
+
+    sources: Sources
+    io: Executor
+    max_pixels: int
+
+    async def fetched(self, request: ImageRequest) -> list[Source]:
+        """The bytes of every picture of a request, in the order of its addresses; each address is fetched once.
+
+        Raises:
+            BadInput, DownloadFailed, CacheReadFailed: naming the picture.
+        """
+        # Each by the first of its names.
+        named = dict(reversed(list(zip(request.urls, request.names, strict=True))))
+        loaded = dict(zip(named, await together(self._load(*pair) for pair in named.items()), strict=True))
+        return [loaded[url] for url in request.urls]
+
+    async def decoded(self, request: ImageRequest, sources: Sequence[Source]) -> list[Original]:
+        """What they show.
+
+        Raises:
+            BadInput: naming the picture.
+        """
+        pairs = list(zip(sources, request.names, strict=True))
+        decoded = await together(off(self.io, self._decode, *pair) for pair in pairs)
+        return [Original(source, one) for source, one in zip(sources, decoded, strict=True)]
+
+    def keep(self, originals: Sequence[Original]) -> None:
+        """Write them into the bucket, while the job goes on: none waits for it."""
+        context = contextvars.copy_context()
+        for original in {original.source.key: original for original in originals}.values():
+            kind = f"image/{original.decoded.format.lower()}"
+            keeping = self.io.submit(context.copy().run, self.sources.keep, original.source, kind)
+            keeping.add_done_callback(lambda done: context.copy().run(_tell_failure, done))
+
+    async def _load(self, url: str, name: str) -> Source:
+        # When another picture of the job fails, this one is no longer wanted: its connection is cut.
+        with about(name), cut_when_cancelled():
+            return await off(self.io, self.sources.load, url)
+
+    def _decode(self, source: Source, name: str) -> Decoded:
+        with about(name):
+            return decode(source.data, max_pixels=self.max_pixels, backdrop="black" if name == "the mask" else "white")
+
+
+def _tell_failure(done: Future[None]) -> None:
+    if error := done.exception():
+        log.error("source could not be cached", exc_info=error)

@@ -1,0 +1,198 @@
+"""Finished pictures in the bucket, against a real S3 server, and one that lies."""
+
+import hashlib
+import io
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+import requests
+
+from local.bucket import ACCESS_KEY, BUCKET, REGION, SECRET_KEY, LocalBucket
+from qwen_worker.archive import Archive, Finished, object_key
+from qwen_worker.errors import BadInput, CacheReadFailed, StorageError
+from qwen_worker.images.encode import Encoded
+from qwen_worker.result import Meta, Picture, Timings
+from qwen_worker.storage import Bucket
+from tests.sources.test_cache import bucket_of
+
+DIGEST = "d" * 64
+MANIFEST = f"test/results/{DIGEST}/manifest.json"
+
+
+def encoded(data: bytes = b"picture") -> Encoded:
+    return Encoded(data, hashlib.sha256(data).hexdigest(), "image/png", "png")
+
+
+def finished(key: str, data: bytes = b"picture") -> Finished:
+    meta = Meta(
+        operation="edit", prompt="x", negative_prompt=" ", seed=1, num_inference_steps=2, true_cfg_scale=1.0,
+        scheduler="FlowMatchEuler", strength=None, mask_feather=None, lora={}, model_id="m", model_revision="r",
+        warnings=(), cache=None, reused=False, sources=(), mask=None, geometry=None, timings_ms=Timings(total=1.0),
+        output=Picture(width=1, height=1, format="png", sha256=hashlib.sha256(data).hexdigest()),
+    )  # fmt: skip
+    return Finished(key=key, content_type="image/png", size=len(data), meta=meta)
+
+
+@pytest.fixture
+def archive(own_bucket: LocalBucket) -> Archive:
+    """Empty."""
+    return Archive(bucket_of(own_bucket), {"torch": "2"})
+
+
+def test_what_was_remembered_is_found(archive: Archive, own_bucket: LocalBucket) -> None:
+    """By its number; the manifest tells the versions and every meta."""
+    one, other = (archive.store(DIGEST, "job", number, encoded()) for number in (0, 2))
+    archive.remember(DIGEST, {0: finished(one), 2: finished(other)})
+    manifest = json.loads(own_bucket.client.get_object(BUCKET, MANIFEST).read())
+
+    assert archive.find(DIGEST) == {0: finished(one), 2: finished(other)}
+    assert archive.find("e" * 64) == {}
+    assert manifest["versions"] == {"torch": "2"}
+    assert manifest["finished"]["2"]["meta"] == finished(other).model_dump(mode="json", by_alias=True)["meta"]
+    assert archive.read(finished(one)) == b"picture"
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda bucket, key: bucket.client.remove_object(BUCKET, key),
+        lambda bucket, key: bucket.client.put_object(BUCKET, key, io.BytesIO(b"picture"), 7),
+        lambda bucket, key: bucket.client.put_object(BUCKET, MANIFEST, io.BytesIO(b'{"finished": 1}'), 15),
+        lambda bucket, key: bucket.client.put_object(BUCKET, MANIFEST, io.BytesIO(b"\xff"), 1),
+        lambda bucket, key: bucket.client.remove_object(BUCKET, MANIFEST),
+    ],
+)
+def test_what_is_gone_or_changed_is_not_found(
+    archive: Archive, own_bucket: LocalBucket, harm: Callable[[LocalBucket, str], Any]
+) -> None:
+    """It is made again, rather than linked to."""
+    key = archive.store(DIGEST, "job", 0, encoded())
+    archive.remember(DIGEST, {0: finished(key)})
+    harm(own_bucket, f"test/{key}")
+
+    assert archive.find(DIGEST) == {}
+
+
+def test_a_damaged_file_is_not_read(archive: Archive) -> None:
+    """Its answer says how to get another."""
+    key = archive.store(DIGEST, "job", 0, encoded())
+    archive.bucket._client.put_object(BUCKET, f"test/{key}", io.BytesIO(b"else"), 4)
+    with pytest.raises(CacheReadFailed, match="reuse false"):
+        archive.read(finished(key))
+
+
+def test_a_bucket_that_is_down(archive: Archive, own_bucket: LocalBucket, caplog: pytest.LogCaptureFixture) -> None:
+    """Finding fails, before any model time; that a manifest cannot be written costs nobody a picture."""
+    own_bucket.kill()
+    with pytest.raises(CacheReadFailed):
+        archive.find(DIGEST)
+    with pytest.raises(StorageError):
+        archive.store(DIGEST, "job", 0, encoded())
+    archive.remember(DIGEST, {})
+
+    assert "manifest could not be written" in caplog.text
+
+
+@pytest.fixture(params=["nothing", "half", "other"])
+def liar(request: pytest.FixtureRequest) -> Iterator[Archive]:
+    """A server that acknowledges every write, and has something else."""
+    data = {"nothing": None, "half": b"pic", "other": b"erutcip"}[request.param]
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.send_header("ETag", '"0"')
+            self.end_headers()
+
+        def do_HEAD(self) -> None:
+            self.send_response(404 if data is None else 200)
+            if data is not None:
+                self.send_header("Content-Length", str(len(data)))
+                self.send_header("Last-Modified", "Fri, 20 Nov 2026 10:00:00 GMT")
+                self.send_header("x-amz-meta-sha256", hashlib.sha256(data).hexdigest())
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        place = {"name": BUCKET, "region": REGION, "secure": False, "prefix": "test/"}
+        host = f"127.0.0.1:{server.server_port}"
+        yield Archive(Bucket(host, ACCESS_KEY, SECRET_KEY, **place, timeout_s=5, expires_s=60), {})
+        server.shutdown()
+
+
+def test_what_a_bucket_acknowledges_is_looked_at(liar: Archive) -> None:
+    """Before a link is given: its size, and its digest."""
+    with pytest.raises(StorageError, match="does not have what it acknowledged"):
+        liar.store(DIGEST, "job", 0, encoded())
+
+
+def test_a_fresh_link_to_a_result(archive: Archive) -> None:
+    """It opens, and says when it ends."""
+    key = archive.store(DIGEST, "job", 1, encoded())
+    link = archive.presign(f"test/{key}")
+
+    assert link.object_key == f"test/results/{DIGEST}/job-1.png"
+    assert (link.content_type, link.expires_in, link.bucket) == ("image/png", 60, BUCKET)
+    assert requests.get(link.presigned_url, timeout=5).content == b"picture"
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        f"results/{DIGEST}/job.png",
+        f"other/results/{DIGEST}/job.png",
+        f"test/sources/{DIGEST}",
+        f"test/results/{DIGEST}/manifest.json",
+        f"test/results/{DIGEST}/../../sources/{DIGEST}",
+        f"test/results/{DIGEST}/../{DIGEST}/job.png",
+        f"test/results/{DIGEST}/a/job.png",
+        f"test//results/{DIGEST}/job.png",
+        f"test/results/{DIGEST}/job.png\n",
+        f"test/test/results/{DIGEST}/job.png",
+        "test/",
+        "",
+    ],
+)
+def test_nothing_else_is_linked_to(archive: Archive, key: str) -> None:
+    """Neither the sources of other callers, nor what lies outside the prefix, nor a manifest."""
+    for name in ("sources", "test/sources"):
+        archive.bucket.put(f"{name}/{DIGEST}", b"private", "image/png")
+    archive.store(DIGEST, "job", 0, encoded())
+    with pytest.raises(BadInput, match="is not the key of a result"):
+        archive.presign(key)
+
+
+def test_a_result_that_is_gone_is_told(archive: Archive) -> None:
+    """With what to do."""
+    with pytest.raises(BadInput, match="send the request again"):
+        archive.presign(f"test/results/{DIGEST}/gone.png")
+
+
+@pytest.mark.parametrize("job_id", ["../../etc/passwd", "a/b", "", ".", "ü", "a" * 500, "a\x00b", "\ud800", "manifest"])
+def test_a_strange_job_id_makes_an_ordinary_key(job_id: str) -> None:
+    """The id comes from outside."""
+    key = object_key("0" * 64, job_id, 0, "png")
+
+    assert key.startswith("results/" + "0" * 64 + "/")
+    assert key.count("/") == 2
+    assert len(key) < 250
+    assert all(sign.isascii() and (sign.isalnum() or sign in "-_./") for sign in key)
+    assert ".." not in key
+    assert key != object_key("0" * 64, job_id + "x", 0, "png")
+
+
+def test_no_two_pictures_have_the_same_key() -> None:
+    """The second of job a is not the first of job a-1."""
+    ids = ["a", "a-1", "a-2", "a-1-1", "a-"]
+    keys = [object_key("0" * 64, job_id, number, "png") for job_id in ids for number in range(4)]
+
+    assert len(set(keys)) == len(keys)
+    assert keys[:2] == [f"results/{'0' * 64}/a.png", f"results/{'0' * 64}/a-1.png"]
