@@ -48,8 +48,9 @@ class Editor(Protocol):
         references: Sequence[Image.Image],
         mask: Image.Image | None,
         cancelled: threading.Event,
+        told: Callable[[int, int], None],
     ) -> Image.Image:
-        """Make the picture; raises ModelError."""
+        """Make the picture; tells the passes done and those in all; raises ModelError."""
 
 
 @dataclass(frozen=True)
@@ -205,7 +206,8 @@ class Service:
 
         def edit() -> Image.Image:
             watch.begin("edit")
-            return self._editor.edit(request, planned.target.canvas, prepared.references, prepared.cells, cancelled)
+            canvas, references = planned.target.canvas, prepared.references
+            return self._editor.edit(request, canvas, references, prepared.cells, cancelled, lambda _done, _of: None)
 
         watch.begin("queue")
         if prepared.cells and not prepared.cells.getbbox():
