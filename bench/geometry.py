@@ -27,7 +27,7 @@ from qwen_worker import schema
 from qwen_worker.images import drift
 from qwen_worker.images.deliver import deliver
 from qwen_worker.images.geometry import NATIVE_AREA, plan
-from qwen_worker.model.edit import Editor
+from qwen_worker.model.edit import Editor, untold
 from qwen_worker.model.load import load
 from qwen_worker.request import ImageRequest, parse_image
 from qwen_worker.schema import Size
@@ -89,7 +89,7 @@ def places(editor: Editor, pipeline: Any, size: Size) -> dict[str, Any]:
     asked = request()
     planned = plan(asked, [size], grid=editor.grid, max_output_pixels=10**8)
     reference = planned.reference.prepare(source)
-    made = editor.edit(asked, planned.target.canvas, [reference], None, threading.Event())
+    made = editor.edit(asked, planned.target.canvas, [reference], None, threading.Event(), untold)
     delivered = deliver(asked, planned, source, None, made)
     theirs = pipeline(
         image=source,

@@ -3,18 +3,18 @@
 A folder made here has the layout of a published repository (`model_index.json` and one folder a part), so the
 production loader loads it like the real one. Two things are chosen and not just small:
 
-* the tokenizer is trained on the pipelines' own system prompt, each word one token, so that the 64 tokens the
-  pipelines drop are exactly the system prompt;
+* the tokenizer is trained on the pipelines' own system prompts, each word one token, so that the 64 tokens the edit
+  pipelines drop are exactly their system prompt, and the 34 of text-to-image exactly its own;
 * the weights are larger than a fresh initialisation, so that prompt, negative prompt and source all move pixels.
 
-    python -m local.tiny_model FOLDER [--plus | --image-21]
+    python -m local.tiny_model FOLDER [--plus | --image-21 | --text-to-image]
 """
 
 import argparse
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import diffusers
 import torch
@@ -27,8 +27,12 @@ from diffusers import (
     QwenImage21Transformer2DModel,
     QwenImageEditPipeline,
     QwenImageEditPlusPipeline,
+    QwenImagePipeline,
     QwenImageTransformer2DModel,
 )
+from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
+from safetensors import safe_open
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     Qwen2_5_VLConfig,
@@ -55,13 +59,21 @@ SYSTEM_PROMPT = (
     "how the user's text instruction should alter or modify the image. Generate a new image that meets the user's "
     "requirements while maintaining consistency with the original input where appropriate."
 )
-WORDS = f"system\n{SYSTEM_PROMPT}\nuser\nassistant\nPicture 1: "
-WORDS_21 = "system\nComprehend and analyze the provided prompt.\nuser\nassistant\n<image1> "
+TEXT_TO_IMAGE_PROMPT = (
+    "Describe the image by detailing the color, shape, size, texture, quantity, text, spatial relationships of the "
+    "objects and background:"
+)
+WORDS = [f"system\n{prompt}\nuser\nassistant\nPicture 1: " for prompt in (SYSTEM_PROMPT, TEXT_TO_IMAGE_PROMPT)]
+WORDS_21 = ["system\nComprehend and analyze the provided prompt.\nuser\nassistant\n<image1> "]
 SCHEDULER_CONFIG = {  # scheduler/scheduler_config.json of Qwen/Qwen-Image-Edit, and of Qwen/Qwen-Image-2.1
     "base_image_seq_len": 256, "base_shift": 0.5, "max_image_seq_len": 8192, "max_shift": 0.9, "shift": 1.0,
     "shift_terminal": 0.02, "time_shift_type": "exponential", "use_dynamic_shifting": True,
 }  # fmt: skip
 WEIGHT_GAIN = 2.5
+LORA_RANK = 4
+# Of the transformer's layers, those that a LoRA changes.
+LORA_LAYERS = ("attn.to_q.weight", "attn.to_v.weight", "attn.to_out.0.weight")
+LoraStyle = Literal["peft", "lightning"]
 
 
 def make(folder: Path, *, plus: bool = False, seed: int = 0) -> Path:
@@ -88,6 +100,58 @@ def make(folder: Path, *, plus: bool = False, seed: int = 0) -> Path:
     _write(folder, QwenImageEditPlusPipeline if plus else QwenImageEditPipeline, parts)
     tokenizer.save_pretrained(folder / "processor")
     return folder
+
+
+def make_t2i(folder: Path, *, seed: int = 0) -> Path:
+    """The same of QwenImagePipeline. Text encoder and VAE are those that `make` writes of the same seed.
+
+    Args:
+        folder: where the model goes.
+        seed: of the random weights.
+    """
+    torch.manual_seed(seed)
+    tokenizer = _tokenizer(WORDS)
+    text_encoder = _text_encoder(tokenizer)
+    _transformer()  # draws what that of the edit model does, so that the VAE is the same
+    parts: dict[str, Any] = {
+        "scheduler": FlowMatchEulerDiscreteScheduler(**SCHEDULER_CONFIG),
+        "text_encoder": text_encoder,
+        "vae": _vae(),
+        "transformer": _transformer(),
+        "tokenizer": tokenizer,
+    }
+    _write(folder, QwenImagePipeline, parts)
+    return folder
+
+
+def make_lora(file: Path, model: Path, *, seed: int = 0, style: LoraStyle = "peft", alpha: float | None = None) -> Path:
+    """Write a LoRA with random weights that fits the transformer of a tiny model, and return the file.
+
+    Args:
+        file: where it goes; a `.safetensors` file.
+        model: folder of the tiny model.
+        seed: of the random weights. The same seed makes the same weights in each style.
+        style: of its names: peft's, with the alpha in the header, or those of the Lightning LoRAs.
+        alpha: its weights count alpha / LORA_RANK times; None means that the file says nothing of it.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    prefix, down, up = ("transformer.", "lora_A", "lora_B") if style == "peft" else ("", "lora_down", "lora_up")
+    tensors = {}
+    with safe_open(model / "transformer" / "diffusion_pytorch_model.safetensors", "pt") as weights:
+        for name in sorted(weights.keys()):
+            if name.endswith(LORA_LAYERS):
+                outputs, inputs = weights.get_slice(name).get_shape()
+                layer = prefix + name.removesuffix(".weight")
+                tensors[f"{layer}.{down}.weight"] = torch.randn(LORA_RANK, inputs, generator=draw)
+                tensors[f"{layer}.{up}.weight"] = torch.randn(outputs, LORA_RANK, generator=draw)
+                if style == "lightning" and alpha is not None:
+                    tensors[f"{layer}.alpha"] = torch.tensor(alpha)
+    header = {"transformer.r": LORA_RANK, "transformer.lora_alpha": alpha}
+    told = style == "peft" and alpha is not None
+    file.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()}
+    save_file(tensors, file, metadata={LORA_ADAPTER_METADATA_KEY: json.dumps(header)} if told else None)
+    return file
 
 
 def make_21(folder: Path, *, seed: int = 0) -> Path:
@@ -124,20 +188,21 @@ def _write(folder: Path, pipeline: type, parts: dict[str, Any]) -> None:
             part.to(torch.bfloat16)
         part.save_pretrained(folder / name)
     names = {name: [type(part).__module__.partition(".")[0], type(part).__name__] for name, part in parts.items()}
-    names["processor"][1] = "Qwen3VLProcessor" if pipeline is QwenImage21Pipeline else "Qwen2VLProcessor"
+    if "processor" in names:
+        names["processor"][1] = "Qwen3VLProcessor" if pipeline is QwenImage21Pipeline else "Qwen2VLProcessor"
     index = {"_class_name": pipeline.__name__, **dict(sorted(names.items()))}
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
-def _tokenizer(words: str) -> Qwen2Tokenizer:
-    """Byte-level BPE in which each word of the system prompt is one token, as in Qwen's own vocabulary."""
+def _tokenizer(words: list[str]) -> Qwen2Tokenizer:
+    """Byte-level BPE in which each word of the system prompts is one token, as in Qwen's own vocabulary."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=2000, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
-    bpe.train_from_iterator([words], trainer)
+    bpe.train_from_iterator(words, trainer)
     content = json.loads(bpe.to_str())["model"]
     merges = [tuple(merge) for merge in content["merges"]]
     return Qwen2Tokenizer(
@@ -224,8 +289,11 @@ if __name__ == "__main__":
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--plus", action="store_true", help="QwenImageEditPlusPipeline: several images")
     kind.add_argument("--image-21", action="store_true", help="QwenImage21Pipeline: the same, another architecture")
+    kind.add_argument("--text-to-image", action="store_true", help="QwenImagePipeline: pictures from words alone")
     arguments = parser.parse_args()
-    if arguments.image_21:
+    if arguments.text_to_image:
+        make_t2i(arguments.folder)
+    elif arguments.image_21:
         make_21(arguments.folder)
     else:
         make(arguments.folder, plus=arguments.plus)

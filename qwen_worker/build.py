@@ -7,9 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from qwen_worker.archive import Archive
+from qwen_worker.family import TEXT_TO_IMAGE_SIZE
 from qwen_worker.job import Jobs
 from qwen_worker.model.device import device
 from qwen_worker.model.edit import Editor
+from qwen_worker.model.hub import Origin
 from qwen_worker.model.load import load
 from qwen_worker.originals import Originals
 from qwen_worker.schema import INPUTS, MAX_IMAGES, Rules
@@ -29,7 +31,7 @@ def build(settings: Settings) -> Jobs:
     """Load the model, warm it up, and put the worker together. The bucket is not asked anything.
 
     Raises:
-        qwen_worker.model.load.LoadError: the model cannot be loaded.
+        qwen_worker.model.hub.LoadError: the model cannot be loaded.
         qwen_worker.errors.ModelError: the model does not work.
     """
     return assemble(settings, build_editor(settings))
@@ -49,15 +51,32 @@ def assemble(settings: Settings, editor: Editor) -> Jobs:
         gpu=ThreadPoolExecutor(1, thread_name_prefix="gpu"),
         max_output_pixels=settings.max_output_pixels,
     )
-    row = settings.model
-    rules = Rules(
+    rules = build_rules(settings)
+    return Jobs(service, rules, functools.partial(about, settings, editor, rules))
+
+
+def build_rules(settings: Settings) -> Rules:
+    """What the models let a request ask for."""
+    row, t2i = settings.model, settings.t2i
+    generate = None
+    if t2i:
+        generate = Rules(
+            steps=t2i.steps,
+            cfg_scale=t2i.cfg_scale,
+            max_steps=settings.max_inference_steps,
+            max_images=0,
+            masks=False,
+            size=TEXT_TO_IMAGE_SIZE,
+        )
+    return Rules(
         steps=row.steps,
         cfg_scale=row.cfg_scale,
         max_steps=settings.max_inference_steps,
         max_images=MAX_IMAGES if row.takes_several else 1,
         masks=row.takes_masks,
+        loras={lora.name: lora.trigger_word for lora in settings.loras},
+        generate=generate,
     )
-    return Jobs(service, rules, functools.partial(about, settings, editor, rules))
 
 
 def about(settings: Settings, editor: Editor, rules: Rules) -> dict[str, Any]:
@@ -102,19 +121,22 @@ def build_sources(settings: Settings, bucket: Bucket) -> Sources:
 
 
 def build_editor(settings: Settings) -> Editor:
-    """The model, warm."""
+    """The models, warm."""
     begin = time.perf_counter()
     model = load(
         settings.model_id,
         settings.model_revision,
-        pipeline=settings.model.pipeline,
+        pipeline=settings.pipeline,
         token=settings.hf_token.get_secret_value(),
         cache=settings.hub_cache,
         allow_cpu=settings.allow_cpu,
+        t2i=Origin(settings.t2i_model_id, settings.t2i_model_revision) if settings.t2i else None,
+        loras=settings.loras,
     )
     loaded = time.perf_counter()
-    if not settings.model.tested:
-        log.warning("untested model: it is not in the table of models", extra={"model_id": model.id})
+    for row in filter(None, (settings.model, settings.t2i)):
+        if not row.tested:
+            log.warning("untested model: it is not in the table of models", extra={"model_id": row.id})
     editor = Editor(model, timeout_s=settings.inference_timeout_seconds)
     if settings.warmup:
         editor.warm_up()
@@ -123,7 +145,10 @@ def build_editor(settings: Settings) -> Editor:
         extra={
             "model_id": model.id,
             "model_revision": model.revision,
-            "model_class": settings.model.pipeline,
+            "model_class": settings.pipeline,
+            "t2i_model_id": model.t2i.id if model.t2i else None,
+            "t2i_model_revision": model.t2i.revision if model.t2i else None,
+            "loras": {name: lora.origin for name, lora in model.loras.items()},
             "load_s": round(loaded - begin, 1),
             "warm_up_s": round(time.perf_counter() - loaded, 1),
         },

@@ -1,11 +1,18 @@
-"""The models that this worker knows: README, settings and defaults of a request all speak from this table."""
+"""The models that this worker knows: README, settings and defaults of a request all speak from these tables."""
 
+import re
 from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
 PipelineName = Literal["QwenImageEditPipeline", "QwenImageEditPlusPipeline", "QwenImage21Pipeline"]
+TextPipelineName = Literal["QwenImagePipeline"]
 
 RESEARCH_LICENCE = "Qwen Research License"
+# What stands for the revision of a folder until it is loaded.
+LOCAL_REVISION = "local"
 
 
 @dataclass(frozen=True)
@@ -19,12 +26,12 @@ class Row:
         steps: denoising steps of a request that names none.
         cfg_scale: true_cfg_scale of a request that names none.
         revision: the commit that is loaded; None: the operator names one.
-        weights_gb: of all parts together in bfloat16, in 10^9 bytes.
+        weights_gb: of all parts that are loaded, in bfloat16, in 10^9 bytes.
         tested: whether this worker was made for it.
     """
 
     id: str
-    pipeline: PipelineName
+    pipeline: PipelineName | TextPipelineName
     licence: str
     steps: int
     cfg_scale: float
@@ -73,8 +80,74 @@ FAMILY = {
     )
 }
 
+TEXT = Row(
+    # Weights: of the transformer alone. Text encoder and VAE are those of the edit model, which has loaded them.
+    "Qwen/Qwen-Image", "QwenImagePipeline", "Apache-2.0", 50, 4.0, "75e0b4be04f60ec59a75f475837eced720f823b6",
+    weights_gb=40.9,
+)  # fmt: skip
+#: id of a text-to-image model → what is known of it
+TEXT_TO_IMAGE = {
+    row.id: row
+    for row in (TEXT, replace(TEXT, id="Qwen/Qwen-Image-2512", revision="25468b98e3276ca6700de15c6628e51b7de54a26"))
+}
+# Width and height of a picture that is made from words alone, in pixels: what the card of Qwen-Image names for squares.
+TEXT_TO_IMAGE_SIZE = (1328, 1328)
 
-def untested(model_id: str, pipeline: PipelineName) -> Row:
-    """The row of a model outside the table: the defaults are those of its class."""
-    (like,) = (row for row in (EDIT, EDIT_PLUS, IMAGE_21) if row.pipeline == pipeline)
+
+def untested(model_id: str, pipeline: PipelineName | TextPipelineName) -> Row:
+    """The row of a model outside the tables: the defaults are those of its class."""
+    (like,) = (row for row in (EDIT, EDIT_PLUS, IMAGE_21, TEXT) if row.pipeline == pipeline)
     return replace(like, id=model_id, licence="unknown", weights_gb=None, tested=False)
+
+
+def commit_of(source: str, revision: str, pinned: str | None = None) -> str:
+    """The commit of a repository that is to be loaded, or LOCAL_REVISION of a folder, which has none.
+
+    Args:
+        source: repository on the Hub, or a folder.
+        revision: what the operator says, or empty.
+        pinned: what is taken then, if it is known.
+
+    Raises:
+        ValueError: it is no commit. A branch moves: code and weights that nobody looked at.
+    """
+    if Path(source).is_dir():
+        return LOCAL_REVISION
+    revision = revision or pinned or ""
+    if not re.fullmatch("[0-9a-f]{40}", revision):
+        missing = " (there is no folder of this name)" if source.startswith(("/", ".")) else ""
+        raise ValueError(f"must name a commit of {source} by its 40 hex digits{missing}")
+    return revision
+
+
+class LoraSource(BaseModel):
+    """A LoRA that the operator offers: one file of a repository on the Hub, or of a folder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    source: str = Field(min_length=1)
+    revision: str = Field("", validate_default=True)
+    weight_file: str
+    trigger_word: str = Field("", max_length=200)
+
+    @field_validator("revision")
+    @classmethod
+    def _pinned(cls, revision: str, info: ValidationInfo) -> str:
+        # A source that is refused itself is not in the data.
+        return commit_of(info.data["source"], revision) if "source" in info.data else revision
+
+    @field_validator("weight_file")
+    @classmethod
+    def _inside(cls, name: str) -> str:
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or "\\" in name or str(path) != name:
+            raise ValueError("must be the path of a file inside the source, as in folder/name.safetensors")
+        if path.suffix != ".safetensors":
+            raise ValueError("must be a .safetensors file: other kinds run code when they are read")
+        return name
+
+    @field_validator("trigger_word")
+    @classmethod
+    def _trimmed(cls, word: str) -> str:
+        return word.strip()

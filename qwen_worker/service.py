@@ -16,13 +16,13 @@ from PIL import Image
 
 from qwen_worker.archive import Archive, Finished
 from qwen_worker.errors import StorageError, WorkerError
-from qwen_worker.images.deliver import deliver
+from qwen_worker.images.deliver import deliver, deliver_new
 from qwen_worker.images.encode import encode, largest
 from qwen_worker.images.geometry import Plan, plan
 from qwen_worker.images.masks import fitted, in_cells
 from qwen_worker.originals import Original, Originals
 from qwen_worker.request import ImageRequest, Knobs, bad_input
-from qwen_worker.result import ImageResult, Images, Link, Meta, Picture, Timings
+from qwen_worker.result import Geometry, ImageResult, Images, Link, Meta, Picture, Timings
 from qwen_worker.schema import Size
 from qwen_worker.sources import Source
 from qwen_worker.stopwatch import Stopwatch
@@ -54,7 +54,7 @@ class Editor(Protocol):
         cancelled: threading.Event,
         told: Callable[[int, int], None],
     ) -> Image.Image:
-        """Make the picture; raises ModelError."""
+        """Make the picture; tells the passes done and those in all; raises ModelError."""
 
 
 @dataclass(frozen=True)
@@ -219,25 +219,23 @@ class Service:
     ) -> Done:
         made = await self._on_gpu(request, prepared, watch)
         watch.begin("encode")
-        setter = prepared.originals[request.size_from].image if request.images else None
-        delivery = await off(self._io, deliver, request, prepared.plan, setter, prepared.mask, made)
-        encoded = await off(self._io, encode, delivery.image, request.output_format, request.output_quality)
+        image, geometry, warnings = await off(self._io, _delivered, request, prepared, made)
+        encoded = await off(self._io, encode, image, request.output_format, request.output_quality)
         watch.begin("upload")
         key = await off(self._io, self._archive.store, digest, job_id, number, encoded)
         model_id, revision = self._editor.made_by(request)
         told = [original.told() for original in prepared.originals]
-        size = {"width": delivery.image.width, "height": delivery.image.height}
         meta = Meta(
             model_id=model_id,
             model_revision=revision,
             **request.model_dump(include=set(Knobs.model_fields)),
-            warnings=(*prepared.warnings, *delivery.warnings),
+            warnings=(*prepared.warnings, *warnings),
             cache=None,
             reused=False,
             sources=tuple(told[: len(request.images)]),
             mask=told[-1] if request.mask else None,
-            output=Picture(**size, format=request.output_format, sha256=encoded.sha256),
-            geometry=delivery.geometry,
+            output=Picture(width=image.width, height=image.height, format=request.output_format, sha256=encoded.sha256),
+            geometry=geometry,
             timings_ms=Timings.model_validate(watch.milliseconds()),
         )
         finished = Finished(key=key, content_type=encoded.content_type, size=len(encoded.data), meta=meta)
@@ -293,6 +291,16 @@ class Service:
         except StorageError as error:
             return False, [error.message]
         return True, []
+
+
+def _delivered(
+    request: ImageRequest, prepared: Prepared, made: Image.Image
+) -> tuple[Image.Image, Geometry | None, tuple[str, ...]]:
+    if not request.images:
+        return deliver_new(prepared.plan, made), None, ()
+    source = prepared.originals[request.size_from].image
+    delivery = deliver(request, prepared.plan, source, prepared.mask, made)
+    return delivery.image, delivery.geometry, delivery.warnings
 
 
 def _again(finished: Finished) -> Finished:

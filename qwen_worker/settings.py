@@ -1,9 +1,10 @@
 """The environment, read once and frozen. Each field is the variable of the same name in capitals."""
 
+import json
 import re
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -18,10 +19,21 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from qwen_worker.family import EDIT, FAMILY, RESEARCH_LICENCE, PipelineName, Row, untested
+from qwen_worker.family import (
+    EDIT,
+    EDIT_PLUS,
+    FAMILY,
+    RESEARCH_LICENCE,
+    TEXT,
+    TEXT_TO_IMAGE,
+    LoraSource,
+    PipelineName,
+    Row,
+    commit_of,
+    untested,
+)
 
 RUNPOD_VOLUME = Path("/runpod-volume")
-LOCAL_REVISION = "local"
 
 
 class SettingsError(Exception):
@@ -48,6 +60,26 @@ def _endpoint(said: str) -> str:
 
 def _networks(value: Any) -> Any:
     return [ip_network(part.strip()) for part in value.split(",")] if isinstance(value, str) else value
+
+
+def _list(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        said = json.loads(value)
+    except ValueError as error:
+        raise ValueError(f"is not JSON: {error}") from None
+    if not isinstance(said, list):
+        problem = 'must be a JSON list, as in [{"name": ..., "source": ..., "weight_file": ...}]'
+        raise ValueError(problem)  # noqa: TRY004 - what pydantic listens to
+    return tuple(said)
+
+
+def _of_different_names(loras: tuple[LoraSource, ...]) -> tuple[LoraSource, ...]:
+    names = [lora.name for lora in loras]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"has more than one LoRA of the name {twice[0]}")
+    return loras
 
 
 def _given(secret: SecretStr) -> SecretStr:
@@ -123,6 +155,25 @@ class Settings(BaseSettings):
         "no commercial use",
         validate_default=True,
     )
+    t2i_model_id: str = Field(
+        "",
+        description="a text-to-image model, which `generate` needs: repository on the Hugging Face Hub, or a local "
+        "folder; its text encoder and VAE must be those of MODEL_ID, and are shared",
+        validate_default=True,
+    )
+    t2i_model_revision: str = Field(
+        "",
+        description="commit of that repository, 40 hex digits; default: the pinned one of a known model",
+        validate_default=True,
+    )
+    loras: Annotated[tuple[LoraSource, ...], NoDecode, BeforeValidator(_list), AfterValidator(_of_different_names)] = (
+        Field(
+            (),
+            description="LoRAs that requests may name, a JSON list: "
+            '`[{"name": "...", "source": "org/repo or folder", "revision": "40 hex digits, none for a folder", '
+            '"weight_file": "path/in/it.safetensors", "trigger_word": "..., optional"}]`',
+        )
+    )
     hf_token: Secret = Field(SecretStr(""), description="Hugging Face token, for private repositories")
     hf_home: Path | None = Field(
         None,
@@ -157,12 +208,24 @@ class Settings(BaseSettings):
             raise ValueError(f"is {str(secure).lower()}, but S3_ENDPOINT says {scheme}://")
         return secure
 
+    @field_validator("model_id")
+    @classmethod
+    def _edits(cls, model: str) -> str:
+        if model in TEXT_TO_IMAGE:
+            raise ValueError(
+                f"is {model}, which makes pictures from words alone: name it in T2I_MODEL_ID, and here a model that "
+                f"edits, such as {EDIT.id}"
+            )
+        return model
+
     @field_validator("model_class")
     @classmethod
     def _known_class(cls, said: PipelineName | None, info: ValidationInfo) -> PipelineName | None:
         """Fill in the class of a known model."""
-        model = info.data.get("model_id", "")
-        known = FAMILY[model].pipeline if model in FAMILY else said
+        if "model_id" not in info.data:  # refused itself
+            return said
+        model = info.data["model_id"]
+        known = cast("PipelineName", FAMILY[model].pipeline) if model in FAMILY else said
         if known is None:
             raise ValueError(f"must name the class of {model}, which is not in the table of models")
         if said not in {None, known}:
@@ -173,14 +236,10 @@ class Settings(BaseSettings):
     @classmethod
     def _pinned(cls, revision: str, info: ValidationInfo) -> str:
         """Fill in the pinned commit of a known model; a folder has none."""
-        model = info.data.get("model_id", "")
-        if Path(model).is_dir():
-            return LOCAL_REVISION
-        revision = revision or (FAMILY[model].revision if model in FAMILY else None) or ""
-        if not re.fullmatch("[0-9a-f]{40}", revision):
-            missing = " (there is no folder of this name)" if model.startswith(("/", ".")) else ""
-            raise ValueError(f"must name a commit of {model} by its 40 hex digits{missing}")
-        return revision
+        if "model_id" not in info.data:
+            return revision
+        model = info.data["model_id"]
+        return commit_of(model, revision, FAMILY[model].revision if model in FAMILY else None)
 
     @field_validator("accept_research_license")
     @classmethod
@@ -195,10 +254,44 @@ class Settings(BaseSettings):
             )
         return accepted
 
+    @field_validator("t2i_model_id")
+    @classmethod
+    def _shares(cls, model: str, info: ValidationInfo) -> str:
+        """A text-to-image model whose text encoder and VAE the edit model has."""
+        if model in FAMILY:
+            raise ValueError(f"is {model}, which edits pictures: name it in MODEL_ID, and here one such as {TEXT.id}")
+        if model and info.data.get("model_class") == "QwenImage21Pipeline":
+            raise ValueError(
+                "does not go with a QwenImage21Pipeline model, whose text encoder and VAE are others: leave it empty, "
+                f"or use a MODEL_ID such as {EDIT_PLUS.id}"
+            )
+        return model
+
+    @field_validator("t2i_model_revision")
+    @classmethod
+    def _t2i_pinned(cls, revision: str, info: ValidationInfo) -> str:
+        """As of the edit model; without a model there is nothing to pin."""
+        model = info.data.get("t2i_model_id", "")
+        if not model:
+            return ""
+        return commit_of(model, revision, TEXT_TO_IMAGE[model].revision if model in TEXT_TO_IMAGE else None)
+
+    @property
+    def pipeline(self) -> PipelineName:
+        """The class of the edit model: validation fills it in for every model."""
+        return self.model_class or "QwenImageEditPipeline"
+
     @property
     def model(self) -> Row:
-        """What is known of the model."""
-        return FAMILY.get(self.model_id) or untested(self.model_id, self.model_class or EDIT.pipeline)
+        """What is known of the edit model."""
+        return FAMILY.get(self.model_id) or untested(self.model_id, self.pipeline)
+
+    @property
+    def t2i(self) -> Row | None:
+        """What is known of the text-to-image model, if there is one."""
+        if not self.t2i_model_id:
+            return None
+        return TEXT_TO_IMAGE.get(self.t2i_model_id) or untested(self.t2i_model_id, "QwenImagePipeline")
 
     @property
     def s3_host(self) -> str:
@@ -236,5 +329,8 @@ def load_settings() -> Settings:
 
 
 def _problem(item: Any) -> str:
+    """The variable, which entry and field of a list, and what is wrong."""
     message = item["msg"].removeprefix("Value error, ")
-    return ": ".join([*(str(part).upper() for part in item["loc"][:1]), message])
+    variable, *inside = item["loc"]
+    where = [f"entry {part + 1}" if isinstance(part, int) else part for part in inside]
+    return ": ".join([str(variable).upper(), *where, message])

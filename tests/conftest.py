@@ -40,6 +40,12 @@ def tiny_21(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_t2i(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny QwenImagePipeline, of the text encoder and the VAE of `tiny`."""
+    return tiny_model.make_t2i(tmp_path_factory.mktemp("models") / "text-to-image")
+
+
+@pytest.fixture(scope="session")
 def shared_bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalBucket]:
     """A bucket for tests that neither stop it nor look at it as a whole."""
     with LocalBucket(tmp_path_factory.mktemp("s3")) as bucket:

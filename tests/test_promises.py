@@ -10,7 +10,7 @@ import pytest
 from local import schema_file
 from local.worker import ROOT
 from qwen_worker import errors, schema
-from qwen_worker.family import FAMILY
+from qwen_worker.family import FAMILY, TEXT_TO_IMAGE
 from qwen_worker.request import parse_image
 from qwen_worker.settings import Settings
 
@@ -83,8 +83,8 @@ def test_the_readme_lists_every_field() -> None:
 
 
 def test_the_readme_lists_every_model() -> None:
-    """Of the table that settings and defaults speak from."""
-    for row in FAMILY.values():
+    """Of the tables that settings and defaults speak from."""
+    for row in (*FAMILY.values(), *TEXT_TO_IMAGE.values()):
         commit = f"`{row.revision[:8]}`" if row.revision else "set MODEL_REVISION"
         defaults = f"{row.steps}, {row.cfg_scale}"
         shown = f"| `{row.id}` | {row.pipeline} | {defaults} | {row.licence} | {commit} | {row.weights_gb} GB |"
@@ -130,7 +130,7 @@ def test_every_requirement_is_pinned_exactly() -> None:
     ]
     promised = {
         "runpod", "torch", "diffusers", "transformers", "accelerate", "minio", "pydantic", "pydantic-settings",
-        "Pillow", "requests", "hf-transfer", "python-json-logger",
+        "Pillow", "requests", "hf-transfer", "python-json-logger", "peft",
     }  # fmt: skip
 
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line) for line in lines)

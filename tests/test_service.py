@@ -14,8 +14,8 @@ from qwen_worker.images.decode import Decoded
 from qwen_worker.images.geometry import plan
 from qwen_worker.job import Jobs
 from qwen_worker.model.edit import Editor
+from qwen_worker.originals import Original
 from qwen_worker.request import parse_image
-from qwen_worker.service import Original
 from qwen_worker.sources import Source
 from tests.pictures import file_of, scene
 from tests.test_job import answer, error_of, settings_of
@@ -53,7 +53,7 @@ def test_the_mask_lies_where_it_lies_on_the_source(jobs: Jobs) -> None:
     mask.paste("white", (100, 200, 300, 260))
     request = parse_image({**QUICK, "image_url": "https://a/", "mask_url": "https://m/"}, job_id="a", rules=RULES)
     planned = plan(request, [source.size], grid=32, max_output_pixels=10**8)
-    prepared = jobs._service._prepare(planned, [original(source)], [original(mask)])
+    prepared = jobs._service._prepare(request, planned, [original(source), original(mask)])
     (across, down), (left, top) = planned.reference.scale, planned.reference.offset
     assert prepared.cells
     cells = np.asarray(prepared.cells) > 0

@@ -17,25 +17,23 @@ class Delivery:
     """The result, and what is to be said of it."""
 
     image: Image.Image
-    geometry: Geometry | None
+    geometry: Geometry
     warnings: tuple[str, ...]
 
 
 def deliver(
-    request: ImageRequest, plan: Plan, source: Image.Image | None, mask: Image.Image | None, made: Image.Image
+    request: ImageRequest, plan: Plan, source: Image.Image, mask: Image.Image | None, made: Image.Image
 ) -> Delivery:
     """Bring what the model made to the size that was asked for, and compare it with its source.
 
     Args:
         request: what was asked for.
         plan: of the canvas.
-        source: upright, the one that set the size; None for a picture that was made from nothing.
+        source: upright, the one that set the size.
         mask: of the delivered picture, if there is one.
         made: the canvas.
     """
     content = plan.target.cut(made)
-    if source is None:
-        return Delivery(_resized(content, plan.delivered), None, ())
     if not plan.keeps_frame:
         told = ("align: the result has another shape than the source, nothing was undone",) if request.align else ()
         geometry = Geometry(source=source.size, generated=made.size)
@@ -61,6 +59,11 @@ def deliver(
         aligned=request.align and found is not None,
     )
     return Delivery(image, geometry, tuple(warnings))
+
+
+def deliver_new(plan: Plan, made: Image.Image) -> Image.Image:
+    """The same of a picture that was made from nothing: there is nothing to compare it with."""
+    return _resized(plan.target.cut(made), plan.delivered)
 
 
 def _resized(image: Image.Image, size: Size) -> Image.Image:

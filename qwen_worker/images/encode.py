@@ -50,8 +50,8 @@ def largest(size: Size, output_format: OutputFormat, quality: int) -> int:
     """Bytes that the file of a picture of this size, in pixels, can have at most.
 
     Of a PNG they are the pixels themselves, a filter byte a row, and what zlib adds to data that it cannot compress
-    (https://zlib.net/zlib_tech.html: five bytes a block, far below 1 %). Of a JPEG it is libjpeg-turbo's tjBufSize(). Of
-    a WebP nobody states a bound: of noise at quality 100 it has 1.3 bytes a pixel, and twice as many are counted.
+    (https://zlib.net/zlib_tech.html: five bytes a block, far below 1 %). Of a JPEG it is libjpeg-turbo's tjBufSize().
+    Of a WebP nobody states a bound: of noise at quality 100 it has 1.3 bytes a pixel, and twice as many are counted.
     """
     width, height = size
     if output_format == "png":

@@ -60,8 +60,8 @@ class Plan:
     """What is made and what is delivered.
 
     `target` places the result on the canvas that the model makes, `references` each source on one of its own. The
-    source that sets the size is placed as the result is, unless a size of another shape was asked for. What is made from
-    nothing has no references.
+    source that sets the size is placed as the result is, unless a size of another shape was asked for. What is
+    made from nothing has no references.
     """
 
     target: Placement

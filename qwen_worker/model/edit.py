@@ -1,11 +1,12 @@
-"""A request and its pictures → the edited picture. Knows no URL, no bucket, no job."""
+"""A request and its pictures, if it has any → a picture. Knows no URL, no bucket, no job."""
 
 import contextlib
 import gc
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from PIL import Image
 from qwen_worker.errors import ModelError, WorkerError
 from qwen_worker.model import schedulers
 from qwen_worker.model.load import Model
+from qwen_worker.model.loras import switched_on
 from qwen_worker.model.pipelines import prepared, seen_by_plus
 from qwen_worker.request import ImageRequest, bad_input, parse_image
 from qwen_worker.schema import MIN_STEPS, Rules, Size
@@ -26,10 +28,15 @@ IMAGE_21_PICTURE = "<image{}><|vision_start|><|image_pad|><|vision_end|>"
 # Rows of positions in QwenImage21Rope of diffusers. Behind them its table goes on with negative ones: a text that is
 # too long would be read wrongly, without an error.
 IMAGE_21_POSITIONS = 8192
+# Of a text-to-image prompt, beside what stands before it in the template: tokenizer_max_length of QwenImagePipeline,
+# which cuts off what is longer, without an error. Its max_sequence_length is 512 if nobody says so.
+TEXT_TO_IMAGE_TOKENS = 1024
 WARM_UP_SIZE = (512, 512)
 # How the text of a failing device begins where it has no exception class of its own: ATen/cuda/Exceptions.h,
 # c10/cuda/driver_api.h, and Triton's driver.
 DEVICE_FAILURES = ("CUDA ", "cuDNN ", "cusolver error", "NVML", "Triton Error [CUDA]")
+#: callback_on_step_end of a pipeline
+StepEnd = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]
 # Whatever else torch, diffusers, transformers and tokenizers raise.
 FAILURES = (
     ArithmeticError,
@@ -44,23 +51,38 @@ FAILURES = (
 
 
 class Editor:
-    """The one model of this process. `edit` is for one thread at a time; `check` is for one other.
+    """The models of this process. `edit` is for one thread at a time; `check` is for one other.
 
     Both sides of every picture that comes or goes here are multiples of `grid` pixels.
+
+    Attributes:
+        model_id: of the model that edits; with `model_revision`.
+        loras: name of a LoRA → what it is: `source@revision/weight_file`.
     """
 
     def __init__(self, model: Model, *, timeout_s: float) -> None:
         self.model_id = model.id
         self.model_revision = model.revision
         self.grid = model.pipeline.vae_scale_factor * 2
+        self.loras: Mapping[str, str] = {name: lora.origin for name, lora in model.loras.items()}
+        self._text_to_image = model.t2i
         self._pipeline = model.pipeline
         self._inpaint = model.inpaint
+        self._t2i = model.t2i.pipeline if model.t2i else None
         self._timeout_s = timeout_s
+        # Each pipeline gets a sampler for each request, made from its model's own.
         self._scheduler = model.pipeline.scheduler
+        self._t2i_scheduler = self._t2i.scheduler if self._t2i else None
         # The tokenizer that reads the prompts; QwenImage21Pipeline has no other.
         self._control_tokens = sorted(model.pipeline.processor.tokenizer.get_added_vocab())
         self._is_plus = type(model.pipeline).__name__ == "QwenImageEditPlusPipeline"
         self._is_21 = type(model.pipeline).__name__ == "QwenImage21Pipeline"
+
+    def made_by(self, request: ImageRequest) -> tuple[str, str]:
+        """Id and revision of the model that makes this request's picture."""
+        if request.operation == "generate" and self._text_to_image:
+            return self._text_to_image.id, self._text_to_image.revision
+        return self.model_id, self.model_revision
 
     def check(self, request: ImageRequest, canvas: Size, references: Sequence[Size]) -> None:
         """Refuse, without the GPU, what the model would answer with a raw error.
@@ -77,7 +99,10 @@ class Editor:
         for field in ("prompt", "negative_prompt"):
             text = getattr(request, field)
             found = [token for token in self._control_tokens if token in text]
-            missing = -self._spare_positions(text, canvas, references)
+            if request.operation == "generate":
+                missing = -self._spare_tokens(text)
+            else:
+                missing = -self._spare_positions(text, canvas, references)
             if found:
                 problem = f"holds {found[0]}, which the model would obey as a control token: remove it"
             elif missing > 0:
@@ -95,21 +120,25 @@ class Editor:
         references: Sequence[Image.Image],
         mask: Image.Image | None,
         cancelled: threading.Event,
+        told: Callable[[int, int], None],
     ) -> Image.Image:
         """Run the pipeline once.
 
         Args:
             request: what to do.
             canvas: size of the picture to make.
-            references: RGB pictures, in the order of the request. Two of the same shape have the same size.
+            references: RGB pictures, in the order of the request. Two of the same shape have the same size. None to
+                generate.
             mask: of the canvas, black or white in squares of half a grid, for a single reference of its size.
             cancelled: when set by another thread, the edit stops after its current step.
+            told: called in this thread after each pass through the sampler, with the passes done and those in all; it
+                must not raise.
 
         Raises:
             ModelError: out of memory, out of time, cancelled, a failing device, or an output that is no edit.
         """
         try:
-            pixels = self._run(request, canvas, references, mask, cancelled)
+            pixels = self._run(request, canvas, references, mask, self._between_steps(cancelled, told))
         except WorkerError as error:
             _give_back(error)
             raise
@@ -120,16 +149,21 @@ class Editor:
         return to_image(pixels, references)
 
     def warm_up(self) -> None:
-        """One small edit, so that the first job finds every kernel loaded.
+        """One small picture by each model, so that the first job finds every kernel loaded.
 
         Raises:
             ModelError: the model does not work.
         """
-        said = {"image_url": "https://warm.up/", "prompt": "warm up"}
         rules = Rules(steps=MIN_STEPS, cfg_scale=4.0, max_steps=MIN_STEPS, max_images=1)
+        rules = replace(rules, generate=rules)
         pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
         picture = Image.fromarray(pixels).resize(WARM_UP_SIZE)
-        self.edit(parse_image(said, job_id="warm-up", rules=rules), WARM_UP_SIZE, [picture], None, threading.Event())
+        works: list[tuple[dict[str, str], list[Image.Image]]] = [({"image_url": "https://warm.up/"}, [picture])]
+        if self._t2i:
+            works.append(({"operation": "generate"}, []))
+        for said, references in works:
+            request = parse_image({**said, "prompt": "warm up"}, job_id="warm-up", rules=rules)
+            self.edit(request, WARM_UP_SIZE, references, None, threading.Event(), untold)
 
     def _run(
         self,
@@ -137,17 +171,15 @@ class Editor:
         canvas: Size,
         references: Sequence[Image.Image],
         mask: Image.Image | None,
-        cancelled: threading.Event,
+        between_steps: StepEnd,
     ) -> np.ndarray:
         """The pixels that the pipeline makes: height x width x 3, floats in 0..1."""
-        pipeline: Any = self._inpaint if mask else self._pipeline
-        masked = {"mask_image": mask, "strength": request.strength} if mask else {}
+        pipeline, scheduler, own = self._chosen(request, references, mask)
         # Two generators: the noise of the start and that of stochastic steps must not overlap.
         step_noise = torch.Generator().manual_seed(request.seed + 2**32)
-        pipeline.scheduler = schedulers.build(request.scheduler, self._scheduler, step_noise)
-        with prepared(pipeline, references):
+        pipeline.scheduler = schedulers.build(request.scheduler, scheduler, step_noise)
+        with prepared(pipeline, references), switched_on(self._pipeline.transformer, request.lora):
             output = pipeline(
-                image=list(references) if len(references) > 1 else references[0],
                 prompt=request.prompt,
                 # Without a negative prompt diffusers drops the guidance silently; with it, scale 1 is one pass.
                 negative_prompt=request.negative_prompt if request.true_cfg_scale > 1 else None,
@@ -156,12 +188,30 @@ class Editor:
                 height=canvas[1],
                 num_inference_steps=request.num_inference_steps,
                 generator=torch.Generator().manual_seed(request.seed),
-                callback_on_step_end=self._between_steps(cancelled),
+                callback_on_step_end=between_steps,
                 output_type="np",
-                **masked,
+                **own,
             )
         pixels: np.ndarray = output.images[0]
         return on_white(pixels) if self._is_21 else pixels
+
+    def _chosen(
+        self, request: ImageRequest, references: Sequence[Image.Image], mask: Image.Image | None
+    ) -> tuple[Any, Any, dict[str, Any]]:
+        """The pipeline for a request, its model's own scheduler, and the arguments that only this pipeline takes."""
+        if request.operation == "generate":
+            return self._t2i, self._t2i_scheduler, {"max_sequence_length": TEXT_TO_IMAGE_TOKENS}
+        own: dict[str, Any] = {"image": list(references) if len(references) > 1 else references[0]}
+        if mask:
+            return self._inpaint, self._scheduler, {**own, "mask_image": mask, "strength": request.strength}
+        return self._pipeline, self._scheduler, own
+
+    def _spare_tokens(self, text: str) -> int:
+        """How many more tokens a text-to-image prompt may have."""
+        pipeline: Any = self._t2i
+        words: int = len(pipeline.tokenizer(pipeline.prompt_template_encode.format(text)).input_ids)
+        start: int = pipeline.prompt_template_encode_start_idx
+        return TEXT_TO_IMAGE_TOKENS - (words - start)
 
     def _spare_positions(self, text: str, canvas: Size, references: Sequence[Size]) -> int:
         """Rows of the transformer's position table that are left over beside prompt and pictures.
@@ -182,10 +232,11 @@ class Editor:
         rows: int = len(pipeline.transformer.pos_embed.pos_freqs)
         return rows - longest // self.grid // 2 - length
 
-    def _between_steps(self, cancelled: threading.Event) -> Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]:
+    def _between_steps(self, cancelled: threading.Event, told: Callable[[int, int], None]) -> StepEnd:
         end = time.monotonic() + self._timeout_s
 
-        def check(_pipeline: Any, step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        def check(pipeline: Any, step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+            told(step + 1, pipeline.num_timesteps)
             if cancelled.is_set():
                 raise ModelError("the job was cancelled", steps_done=step + 1)
             if time.monotonic() > end:
@@ -243,6 +294,10 @@ def to_image(pixels: np.ndarray, sources: Sequence[Image.Image]) -> Image.Image:
     if any(made == source.resize(image.size, Image.Resampling.LANCZOS).tobytes() for source in sources):
         raise ModelError("the model returned the source unchanged")
     return image
+
+
+def untold(_done: int, _of: int) -> None:
+    """For an edit whose progress nobody wants to know."""
 
 
 def _translated(error: Exception) -> ModelError:

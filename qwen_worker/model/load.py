@@ -1,21 +1,21 @@
 """A repository or a folder → a pipeline on the GPU that encodes what it is meant to encode."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import diffusers
-import httpx2
 import torch
 import transformers
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
 from transformers.processing_utils import ProcessorMixin
 
-from qwen_worker.family import PipelineName
+from qwen_worker.family import LoraSource, PipelineName
 from qwen_worker.images.geometry import NATIVE_AREA
+from qwen_worker.model.hub import Hub, LoadError, Origin
+from qwen_worker.model.loras import Lora, load_loras
 from qwen_worker.model.pipelines import CLASSES
 from qwen_worker.schema import Size
 
@@ -28,15 +28,16 @@ SYSTEM_TEMPLATE = (
 MAX_SEEN_PIXELS = round(1.1 * NATIVE_AREA)
 # One precision everywhere: on a CPU too, where its bytes, unlike float32's, do not depend on the number of threads.
 DTYPE = torch.bfloat16
-FILES = ["*.json", "*.txt", "*.jinja", "*.safetensors"]
-
-
-class LoadError(Exception):
-    """The model cannot be loaded: the worker must not take a job."""
+FILES = ("*.json", "*.txt", "*.jinja", "*.safetensors")
+# Of a text-to-image model. The rest of it, some 17 GB, is loaded with the edit model already.
+TEXT_TO_IMAGE_FILES = ("model_index.json", "scheduler/*.json", "transformer/*.json", "transformer/*.safetensors")
 
 
 class Pipeline(Protocol):
-    """What the pipeline classes share and this package uses; tokenizer and template are not QwenImage21Pipeline's."""
+    """What the pipeline classes share and this package uses.
+
+    QwenImage21Pipeline has no tokenizer and no template of these names, QwenImagePipeline no processor.
+    """
 
     transformer: Any
     vae: Any
@@ -45,11 +46,21 @@ class Pipeline(Protocol):
     processor: Any
     scheduler: Any
     vae_scale_factor: int
+    num_timesteps: int
     prompt_template_encode: str
     prompt_template_encode_start_idx: int
 
     def __call__(self, **arguments: Any) -> Any:
-        """Edit."""
+        """Make a picture."""
+
+
+@dataclass(frozen=True)
+class TextToImage:
+    """A loaded QwenImagePipeline, and where its transformer came from."""
+
+    pipeline: Pipeline
+    id: str
+    revision: str
 
 
 @dataclass(frozen=True)
@@ -57,12 +68,19 @@ class Model:
     """A loaded pipeline, a second one on the same parts for edits with a mask, and where they came from.
 
     A class that takes no mask has no second one.
+
+    Attributes:
+        revision: commit of the repository; of a folder `local-` and what tells it from others.
+        t2i: makes pictures from words alone, with a transformer of its own and the text encoder and VAE of `pipeline`.
+        loras: name → one that lies beside the weights of the transformer of `pipeline` and `inpaint`.
     """
 
     pipeline: Pipeline
     inpaint: Pipeline | None
     id: str
     revision: str
+    t2i: TextToImage | None = None
+    loras: Mapping[str, Lora] = field(default_factory=dict)
 
 
 class ImageProcessor(transformers.Qwen2VLProcessor):  # type: ignore[misc]
@@ -97,58 +115,88 @@ class Image21Processor(transformers.Qwen3VLProcessor):  # type: ignore[misc]
 
 
 def load(
-    model_id: str, revision: str, *, pipeline: PipelineName, token: str, cache: Path | None, allow_cpu: bool
+    model_id: str,
+    revision: str,
+    *,
+    pipeline: PipelineName,
+    token: str,
+    cache: Path | None,
+    allow_cpu: bool,
+    t2i: Origin | None = None,
+    loras: Sequence[LoraSource] = (),
 ) -> Model:
     """Load a model in bfloat16, on CUDA.
 
     Args:
         model_id: repository on the Hub, or a folder.
         pipeline: the class that its `model_index.json` must name.
-        revision: commit of the repository; only told, for a folder.
+        revision: commit of the repository; says nothing of a folder.
         token: of the Hub, or empty.
         cache: folder of downloaded repositories; None means the library's own.
         allow_cpu: without CUDA, load on the CPU instead of failing.
+        t2i: a text-to-image model, if pictures are to be made from words alone.
+        loras: what requests may switch on.
 
     Raises:
-        LoadError: no CUDA, no model, another class, or missing weights.
+        LoadError: no CUDA, no model, another class, missing weights, parts that do not go together, or a LoRA that
+            does not fit.
     """
     if not (torch.cuda.is_available() or allow_cpu):
         raise LoadError("no CUDA device: this worker needs a GPU (ALLOW_CPU=1 is for tests and the demo)")
-    folder = Path(model_id) if Path(model_id).is_dir() else _download(model_id, revision, token, cache)
+    hub = Hub(token, cache)
+    folder, loaded = hub.folder(Origin(model_id, revision), FILES)
     edit_class, inpaint_class = CLASSES[pipeline]
-    edit = _build(folder, edit_class)
+    parts = _image_21_parts if edit_class is diffusers.QwenImage21Pipeline else _edit_parts
+    edit = _build(folder, edit_class, parts)
     edit.to("cuda" if torch.cuda.is_available() else "cpu")
+    offered = load_loras(edit.transformer, loras, hub)
     inpaint = inpaint_class(**edit.components) if inpaint_class else None
-    for one in filter(None, (edit, inpaint)):
+    text = _text_to_image(t2i, edit, hub) if t2i else None
+    for one in filter(None, (edit, inpaint, text and text.pipeline)):
         one.set_progress_bar_config(disable=True)
-    return Model(edit, inpaint, model_id, revision)
+    return Model(edit, inpaint, model_id, loaded, text, offered)
 
 
-def _download(model_id: str, revision: str, token: str, cache: Path | None) -> Path:
-    try:
-        folder = snapshot_download(
-            model_id, revision=revision, token=token or None, cache_dir=cache, allow_patterns=FILES
-        )
-    except (HfHubHTTPError, httpx2.HTTPError, OSError, RuntimeError, ValueError) as error:
-        raise LoadError(f"{model_id} at {revision} could not be downloaded: {type(error).__name__}") from error
-    return Path(folder)
-
-
-def _build(folder: Path, pipeline_class: Any) -> Any:
+def _build(folder: Path, pipeline_class: Any, parts: Callable[[Path], dict[str, Any]]) -> Any:
+    """Build the pipeline from its parts, each of a class named here: nothing in the folder chooses code to run."""
     try:
         name = json.loads((folder / "model_index.json").read_text())["_class_name"]
         if name != pipeline_class.__name__:
             raise LoadError(f"model_index.json names {name}, not {pipeline_class.__name__}")
-        return _assemble(pipeline_class, folder)
+        scheduler = diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler")
+        return pipeline_class(scheduler=scheduler, **parts(folder))
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise LoadError(f"the model in {folder} cannot be loaded: {error}") from error
 
 
-def _assemble(pipeline_class: Any, folder: Path) -> Any:
-    """Build the pipeline from its parts, each of a class named here: nothing in the folder chooses code to run."""
-    scheduler = diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler")
-    parts = _image_21_parts if pipeline_class is diffusers.QwenImage21Pipeline else _edit_parts
-    return pipeline_class(scheduler=scheduler, **parts(folder))
+def _text_to_image(origin: Origin, edit: Any, hub: Hub) -> TextToImage:
+    """A pipeline on the text encoder and the VAE of the edit pipeline: the same objects, not copies."""
+
+    def parts(folder: Path) -> dict[str, Any]:
+        transformer = _weights(diffusers.QwenImageTransformer2DModel, folder / "transformer")
+        _check_fit(transformer.config, edit)
+        shared = {name: getattr(edit, name) for name in ("vae", "text_encoder", "tokenizer")}
+        return {"transformer": transformer.to(edit.device), **shared}
+
+    folder, revision = hub.folder(origin, TEXT_TO_IMAGE_FILES)
+    return TextToImage(_build(folder, diffusers.QwenImagePipeline, parts), origin.id, revision)
+
+
+def _check_fit(config: Any, edit: Any) -> None:
+    """The transformer of a text-to-image model reads and makes what the parts of the edit model make and read.
+
+    Raises:
+        LoadError: it is not so.
+    """
+    encoder, vae = edit.text_encoder.config.get_text_config().hidden_size, edit.vae.config.z_dim
+    for what, wanted, given in (
+        ("text encoder has a width of", config.joint_attention_dim, encoder),
+        ("VAE has as many channels as", config.in_channels // 4, vae),  # four latents are one token
+    ):
+        if wanted != given:
+            raise LoadError(
+                f"the text-to-image model does not go with this edit model, whose {what} {given}: it wants {wanted}"
+            )
 
 
 def _edit_parts(folder: Path) -> dict[str, Any]:

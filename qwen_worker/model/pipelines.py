@@ -68,8 +68,11 @@ def prepared(pipeline: Any, references: Sequence[Image.Image]) -> Iterator[None]
     """For one call, the pipeline leaves these references at their sizes.
 
     The pipelines compute the size of a reference by `calculate_dimensions(area, ratio)` of their module, which is
-    replaced here. Of two references of the same ratio the sizes must be the same.
+    replaced here. Of two references of the same ratio the sizes must be the same. Without any, nothing is to be done.
     """
+    if not references:
+        yield
+        return
     sizes = {image.width / image.height: image.size for image in references}
     # Where `__call__` was written: our own classes inherit it.
     module = sys.modules[type(pipeline).__call__.__module__]

@@ -16,7 +16,7 @@ from qwen_worker.images import drift
 from qwen_worker.images.deliver import deliver
 from qwen_worker.images.geometry import plan
 from qwen_worker.images.masks import in_cells
-from qwen_worker.model.edit import Editor
+from qwen_worker.model.edit import Editor, untold
 from qwen_worker.schema import Size
 from tests.model.conftest import load_tiny
 from tests.model.test_edit import ask
@@ -42,7 +42,9 @@ def copied(editor: Editor, source: Image.Image, **fields: object) -> Image.Image
     """At the source's own size."""
     request = ask(num_inference_steps=2, true_cfg_scale=1, **fields)
     canvas = plan(request, [source.size], grid=editor.grid, max_output_pixels=10**8)
-    made = editor.edit(request, canvas.target.canvas, [canvas.reference.prepare(source)], None, threading.Event())
+    made = editor.edit(
+        request, canvas.target.canvas, [canvas.reference.prepare(source)], None, threading.Event(), untold
+    )
     return deliver(request, canvas, source, None, made).image
 
 
@@ -71,7 +73,7 @@ def test_the_pipelines_own_way_moves_the_picture(copier: Editor) -> None:
     request = ask(num_inference_steps=2, true_cfg_scale=1)
     said: dict[str, Any] = {"prompt": "x", "width": 512, "height": 384, "num_inference_steps": 2, "true_cfg_scale": 1}
     theirs = copier._pipeline(image=source, generator=torch.Generator().manual_seed(1), **said).images[0]
-    ours = copier.edit(request, source.size, [source], None, threading.Event())
+    ours = copier.edit(request, source.size, [source], None, threading.Event(), untold)
 
     assert theirs.size == ours.size
     assert not is_in_place(source, theirs)
@@ -85,7 +87,9 @@ def test_a_model_that_drifts_is_found_out_and_undone(tmp_path: Path, pipeline: P
     source = scene(720, 540)
     request = ask(num_inference_steps=2, true_cfg_scale=1, size="source")
     canvas = plan(request, [source.size], grid=editor.grid, max_output_pixels=10**8)
-    made = editor.edit(request, canvas.target.canvas, [canvas.reference.prepare(source)], None, threading.Event())
+    made = editor.edit(
+        request, canvas.target.canvas, [canvas.reference.prepare(source)], None, threading.Event(), untold
+    )
     seen = deliver(request, canvas, source, None, made)
     undone = deliver(request.model_copy(update={"align": True}), canvas, source, None, made)
     scale = canvas.target.scale[0]
@@ -105,6 +109,6 @@ def test_a_masked_copy_stays_in_place(copier: Editor) -> None:
     mask = Image.new("L", source.size)
     mask.paste(255, (0, 0, 300, 384))
     request = ask(num_inference_steps=2, true_cfg_scale=1, mask_url="https://example.com/mask")
-    result = copier.edit(request, source.size, [source], in_cells(mask, copier.grid // 2), threading.Event())
+    result = copier.edit(request, source.size, [source], in_cells(mask, copier.grid // 2), threading.Event(), untold)
 
     assert is_in_place(source, result)

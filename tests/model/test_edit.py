@@ -4,7 +4,7 @@ import gc
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, get_args
 
@@ -16,7 +16,7 @@ from PIL import Image
 from qwen_worker import schema
 from qwen_worker.errors import BadInput, ModelError
 from qwen_worker.images.geometry import place
-from qwen_worker.model.edit import Editor, to_image
+from qwen_worker.model.edit import Editor, to_image, untold
 from qwen_worker.model.load import Model
 from qwen_worker.request import ImageRequest, parse_image
 from qwen_worker.schema import SchedulerName, Size
@@ -44,9 +44,10 @@ def made(
     canvas: Size = CANVAS,
     mask: Image.Image | None = None,
     cancelled: threading.Event | None = None,
+    told: Callable[[int, int], None] = untold,
 ) -> Image.Image:
     references = [place(one.size, canvas[0] * canvas[1], editor.grid).prepare(one) for one in pictures or [photo()]]
-    return editor.edit(request, canvas, references, mask, cancelled or threading.Event())
+    return editor.edit(request, canvas, references, mask, cancelled or threading.Event(), told)
 
 
 def edit(

@@ -22,8 +22,9 @@ from safetensors.torch import load_file, save_file
 from local import tiny_model
 from qwen_worker.errors import BadInput, ModelError
 from qwen_worker.images.geometry import NATIVE_AREA, place
-from qwen_worker.model.edit import IMAGE_21_POSITIONS, Editor, on_white
-from qwen_worker.model.load import LoadError, Model
+from qwen_worker.model.edit import IMAGE_21_POSITIONS, Editor, on_white, untold
+from qwen_worker.model.hub import LoadError
+from qwen_worker.model.load import Model
 from qwen_worker.schema import SchedulerName, Size
 from tests.model.conftest import load_tiny
 from tests.model.test_edit import ask, before_the_transformer, edit, made
@@ -157,7 +158,7 @@ def test_an_unusual_small_canvas_works(editor_21: Editor) -> None:
 def test_the_reference_lies_on_the_grid_of_the_result(editor_21: Editor, model_21: Model, canvas: Size) -> None:
     """Not on one of its own of about a megapixel."""
     with seen(model_21.pipeline.transformer) as calls:
-        editor_21.edit(ask(num_inference_steps=2), canvas, [photo(*canvas)], None, threading.Event())
+        editor_21.edit(ask(num_inference_steps=2), canvas, [photo(*canvas)], None, threading.Event(), untold)
     grid = (1, canvas[1] // 16, canvas[0] // 16)
 
     assert calls[0]["img_shapes"][0] == [grid, grid]
@@ -171,7 +172,7 @@ def test_references_of_several_shapes_keep_theirs(editor_21: Editor, model_21: M
     shapes = [(320, 224), (224, 320), (256, 256)]
     with seen(model_21.pipeline.transformer) as calls:
         editor_21.edit(
-            ask(num_inference_steps=2), (288, 256), [photo(*shape) for shape in shapes], None, threading.Event()
+            ask(num_inference_steps=2), (288, 256), [photo(*shape) for shape in shapes], None, threading.Event(), untold
         )
 
     assert calls[0]["img_shapes"][0] == [*((1, height // 16, width // 16) for width, height in shapes), (1, 16, 18)]
@@ -185,7 +186,7 @@ def test_positions_are_counted_as_the_transformer_gives_them(editor_21: Editor, 
     rope = model_21.pipeline.transformer.pos_embed
     turns: list[torch.Tensor] = []
     hook = rope.register_forward_hook(lambda _module, _args, made: turns.append(made))
-    editor_21.edit(ask(num_inference_steps=2), SMALL, [photo(*size) for size in sizes], None, threading.Event())
+    editor_21.edit(ask(num_inference_steps=2), SMALL, [photo(*size) for size in sizes], None, threading.Event(), untold)
     hook.remove()
     spare = editor_21._spare_positions("make it warm", SMALL, sizes)
     frame = turns[0][-1, : rope.freqs[0].shape[1]]

@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from local import tiny_model, worker
 from local.web import ImageHost, Reply
 from qwen_worker.build import build_editor
-from qwen_worker.model.load import MAX_SEEN_PIXELS, LoadError, Model, give_image_positions, load
+from qwen_worker.model.hub import LoadError
+from qwen_worker.model.load import MAX_SEEN_PIXELS, Model, give_image_positions, load
 from qwen_worker.settings import Settings
 from tests.model.conftest import load_tiny
 from tests.pictures import photo
@@ -125,7 +126,7 @@ def test_a_model_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 
 DOWNLOAD = """
 from qwen_worker.build import build_editor
-from qwen_worker.model.load import LoadError
+from qwen_worker.model.hub import LoadError
 from qwen_worker.settings import load_settings
 try:
     build_editor(load_settings())
