@@ -158,7 +158,7 @@ def object_key(digest: str, job_id: str, number: int, extension: str) -> str:
         extension: of the file.
     """
     word = re.sub(r"[^A-Za-z0-9_-]", "_", job_id)[:100]
-    if word != job_id or re.search(r"-\d+$", word):
+    if word != job_id or re.search(r"-[1-3]$", word):
         word = f"{word}-{hashlib.sha256(job_id.encode(errors='replace')).hexdigest()[:16]}"
     return f"results/{digest}/{word}{f'-{number}' if number else ''}.{extension}"
 

@@ -72,12 +72,17 @@ class Originals:
         decoded = await together(off(self.io, self._decode, *pair) for pair in pairs)
         return [Original(source, one) for source, one in zip(sources, decoded, strict=True)]
 
-    def keep(self, originals: Sequence[Original]) -> None:
-        """Write them into the bucket, while the job goes on: none waits for it."""
+    def keep(self, sources: Sequence[Source], told: Sequence[Picture]) -> None:
+        """Write them into the bucket, while the job goes on: none waits for it. Call it for what decodes.
+
+        Args:
+            sources: the bytes.
+            told: what each is.
+        """
         context = contextvars.copy_context()
-        for original in {original.source.key: original for original in originals}.values():
-            kind = f"image/{original.decoded.format.lower()}"
-            keeping = self.io.submit(context.copy().run, self.sources.keep, original.source, kind)
+        unique = {source.key: (source, picture) for source, picture in zip(sources, told, strict=True)}
+        for source, picture in unique.values():
+            keeping = self.io.submit(context.copy().run, self.sources.keep, source, f"image/{picture.format}")
             keeping.add_done_callback(lambda done: context.copy().run(_tell_failure, done))
 
     async def _load(self, url: str, name: str) -> Source:

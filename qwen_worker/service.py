@@ -163,6 +163,10 @@ class Service:
         numbers = range(request.num_images)
         found = {number: known[number] for number in numbers if number in known and request.reuse}
         prepared = await self._prepared(request, sources, watch) if len(found) < len(numbers) else None
+        if prepared is None:
+            # Of another address perhaps, but the same bytes: they were decoded when the result was made.
+            meta = found[0].meta
+            self._originals.keep(sources, [*meta.sources, *filter(None, [meta.mask])])
         finished = dict(known)
         done: list[Done] = []
         for number in numbers:
@@ -192,8 +196,7 @@ class Service:
         self._editor.check(request, planned.target.canvas, [one.canvas for one in planned.references])
         bound = largest(planned.delivered, request.output_format, request.output_quality)
         _check_answer(request, [bound] * request.num_images)
-        # Only what decodes is worth keeping.
-        self._originals.keep(originals)
+        self._originals.keep(sources, [original.told() for original in originals])
         watch.begin("decode")
         return await off(self._io, self._prepare, request, planned, originals)
 
