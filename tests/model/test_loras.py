@@ -227,6 +227,17 @@ def test_a_changed_file_is_another_lora(tiny: Path, file: Path) -> None:
     assert before.origin != after.origin
 
 
+def test_a_file_that_changes_later_changes_nothing(tiny: Path, file: Path) -> None:
+    """What is loaded is a copy, not a view of the file."""
+    editor = Editor(load_tiny(tiny, loras=[source(file, "warm")]), timeout_s=60)
+    with file.open("r+b") as opened:
+        opened.write(bytes(file.stat().st_size))
+    after = in_style(editor, {"warm": 1.0})
+    tiny_model.make_lora(file, tiny)
+
+    assert after == in_style(Editor(load_tiny(tiny, loras=[source(file, "warm")]), timeout_s=60), {"warm": 1.0})
+
+
 def test_qwen_image_21_takes_them(tiny_21: Path, tmp_path: Path) -> None:
     """Its transformer has layers of the same names."""
     file = tiny_model.make_lora(tmp_path / "style.safetensors", tiny_21)

@@ -70,9 +70,8 @@ def test_both_pipelines_hold_the_same_parts(two: Editor, both: Model) -> None:
     pipeline = t2i(both)
 
     assert type(pipeline) is QwenImagePipeline
-    assert two._t2i is pipeline
     for part in ("vae", "text_encoder", "tokenizer"):
-        assert getattr(pipeline, part) is getattr(both.pipeline, part)
+        assert getattr(two._t2i, part) is getattr(two._pipeline, part)
     assert pipeline.transformer is not both.pipeline.transformer
     assert {weight.dtype for weight in pipeline.transformer.parameters()} == {torch.bfloat16}
     assert pipeline.scheduler is not both.pipeline.scheduler
@@ -141,6 +140,19 @@ def test_it_is_the_picture_that_the_whole_repository_makes(two: Editor, tiny_t2i
 
     assert torch.equal(encoded, intended)
     assert generate(two, negative_prompt="blurry") == picture.tobytes()
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_the_samplers_walk_the_schedule_of_its_own_scheduler(
+    two: Editor, tiny: Path, copy: Path, name: SchedulerName
+) -> None:
+    """Not that of the edit model, which keeps its own."""
+    file = copy / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "base_shift": 3.0}))
+    other = Editor(load_both(tiny, copy), timeout_s=60)
+
+    assert generate(other, scheduler=name) != generate(two, scheduler=name)
+    assert edit(other, scheduler=name) == edit(two, scheduler=name)
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
@@ -216,6 +228,14 @@ def test_time_runs_out_between_steps(both: Model) -> None:
         generate(Editor(both, timeout_s=0))
 
     assert caught.value.details["steps_done"] == 1
+
+
+def test_each_pass_is_told(two: Editor) -> None:
+    """As of an edit."""
+    told: list[tuple[int, int]] = []
+    two.edit(ask_words(), (64, 64), [], None, threading.Event(), lambda done, of: told.append((done, of)))
+
+    assert told == [(1, 3), (2, 3), (3, 3)]
 
 
 def test_the_warm_up_makes_a_picture_too(two: Editor, both: Model) -> None:
