@@ -57,12 +57,16 @@ class ImageHost:
                 else:
                     self._answer(reply)
 
+            def do_HEAD(self) -> None:
+                self.do_GET()
+
             def _answer(self, reply: Reply) -> None:
                 self.send_response(reply.status)
                 for name, value in {"Content-Length": str(len(reply.body)), **reply.headers}.items():
                     self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(reply.body)
+                if self.command != "HEAD":
+                    self.wfile.write(reply.body)
 
             def log_message(self, *_: object) -> None:
                 pass

@@ -131,6 +131,17 @@ class LoraSource(BaseModel):
     weight_file: str
     trigger_word: str = Field("", max_length=200)
 
+    @field_validator("source")
+    @classmethod
+    def _somewhere(cls, source: str) -> str:
+        if Path(source).is_dir():
+            return source
+        if source.startswith(("/", ".")):
+            raise ValueError("there is no folder of this name")
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
+            raise ValueError("must be a repository, as in org/repo, or a folder")
+        return source
+
     @field_validator("revision")
     @classmethod
     def _pinned(cls, revision: str, info: ValidationInfo) -> str:

@@ -1,11 +1,12 @@
 """The environment."""
 
+import json
 from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
 
-from qwen_worker.family import FAMILY, Row
+from qwen_worker.family import FAMILY, TEXT_TO_IMAGE, Row
 from qwen_worker.settings import Settings, SettingsError, load_settings, volume_home
 
 REQUIRED = {
@@ -292,3 +293,136 @@ def test_secrets_do_not_show(given: pytest.MonkeyPatch) -> None:
     given.delenv("PREFETCH")
 
     assert "application-key" not in said + repr(load_settings())
+
+
+def test_without_a_text_to_image_model_there_is_none(given: pytest.MonkeyPatch) -> None:
+    """A commit alone names no model."""
+    given.setenv("T2I_MODEL_REVISION", "main")
+    settings = load_settings()
+
+    assert (settings.t2i_model_id, settings.t2i_model_revision, settings.t2i) == ("", "", None)
+
+
+@pytest.mark.parametrize("row", TEXT_TO_IMAGE.values(), ids=lambda row: row.id)
+def test_a_text_to_image_model_of_the_table_is_pinned(given: pytest.MonkeyPatch, row: Row) -> None:
+    """To the commit that was looked at, unless another is named."""
+    given.setenv("T2I_MODEL_ID", row.id)
+    settings = load_settings()
+    assert (settings.t2i, settings.t2i_model_revision) == (row, row.revision)
+    assert row.tested
+
+    given.setenv("T2I_MODEL_REVISION", "0" * 40)
+    assert load_settings().t2i_model_revision == "0" * 40
+
+
+def test_another_text_to_image_model_must_be_pinned(given: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As an edit model; a folder has nothing to pin. It gets the defaults of its class, as untested."""
+    given.setenv("T2I_MODEL_ID", "someone/words")
+    assert problems().startswith("T2I_MODEL_REVISION: must name a commit of someone/words")
+    given.setenv("T2I_MODEL_REVISION", "main")
+    assert problems().startswith("T2I_MODEL_REVISION: must name a commit of someone/words")
+    given.setenv("T2I_MODEL_ID", "/not/there")
+    assert "no folder of this name" in problems()
+
+    given.setenv("T2I_MODEL_ID", str(tmp_path))
+    settings = load_settings()
+    assert settings.t2i_model_revision == "local"
+    assert settings.t2i
+    assert (settings.t2i.pipeline, settings.t2i.steps, settings.t2i.tested) == ("QwenImagePipeline", 50, False)
+
+
+def test_the_kinds_of_models_are_not_mixed_up(given: pytest.MonkeyPatch) -> None:
+    """Each belongs into its own variable; the error says into which."""
+    given.setenv("MODEL_ID", "Qwen/Qwen-Image")
+    assert problems().startswith("MODEL_ID: is Qwen/Qwen-Image, which makes pictures from words alone: name it in T2I")
+    assert len(problems().splitlines()) == 1
+
+    given.setenv("MODEL_ID", "")
+    given.setenv("MODEL_CLASS", "QwenImagePipeline")
+    assert problems().startswith("MODEL_CLASS: ")
+
+    given.setenv("MODEL_CLASS", "")
+    given.setenv("T2I_MODEL_ID", "Qwen/Qwen-Image-Edit-2511")
+    assert problems().startswith("T2I_MODEL_ID: is Qwen/Qwen-Image-Edit-2511, which edits pictures: name it in MODEL")
+
+
+def test_qwen_image_21_shares_its_parts_with_none(given: pytest.MonkeyPatch) -> None:
+    """The error says why, and what to do."""
+    given.setenv("MODEL_ID", "Qwen/Qwen-Image-2.1")
+    given.setenv("MODEL_REVISION", "0" * 40)
+    given.setenv("ACCEPT_RESEARCH_LICENSE", "1")
+    given.setenv("T2I_MODEL_ID", "Qwen/Qwen-Image")
+
+    assert problems() == (
+        "T2I_MODEL_ID: does not go with a QwenImage21Pipeline model, whose text encoder and VAE are others: leave it "
+        "empty, or use a MODEL_ID such as Qwen/Qwen-Image-Edit-2509"
+    )
+
+
+def loras_of(*entries: dict[str, str], **fields: str) -> str:
+    usual = {"name": "a", "source": "someone/style", "revision": "0" * 40, "weight_file": "in/a.safetensors"}
+    return json.dumps([{**usual, **entry, **fields} for entry in entries or [{}]])
+
+
+def test_loras_are_a_list(given: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In its order; a folder needs no commit, and a trigger word is optional."""
+    given.setenv("LORAS", loras_of({}, {"name": "b", "trigger_word": " pencil sketch "}, {"name": "C-1_2"}))
+    settings = load_settings()
+    assert [(one.name, one.trigger_word) for one in settings.loras] == [
+        ("a", ""),
+        ("b", "pencil sketch"),
+        ("C-1_2", ""),
+    ]
+    assert (settings.loras[0].revision, settings.loras[0].weight_file) == ("0" * 40, "in/a.safetensors")
+
+    given.setenv("LORAS", json.dumps([{"name": "a", "source": str(tmp_path), "weight_file": "a.safetensors"}]))
+    assert load_settings().loras[0].revision == "local"
+
+    for nothing in ("", "[]"):
+        given.setenv("LORAS", nothing)
+        assert load_settings().loras == ()
+
+
+@pytest.mark.parametrize(
+    ("said", "problem"),
+    [
+        ("a=b", "LORAS: is not JSON: Expecting value"),
+        ('{"name": "a"}', "LORAS: must be a JSON list"),
+        ('["a"]', "LORAS: entry 1: Input should be"),
+        (loras_of({}, {"name": "b"}, {}), "LORAS: has more than one LoRA of the name a"),
+        (loras_of({}, {"name": "b c"}), "LORAS: entry 2: name: String should match pattern"),
+        (loras_of(name="b\n"), "LORAS: entry 1: name: String should match pattern"),
+        (loras_of(name="b" * 65), "LORAS: entry 1: name: String should match pattern"),
+        (loras_of(name=""), "LORAS: entry 1: name: String should match pattern"),
+        (loras_of(revision=""), "LORAS: entry 1: revision: must name a commit of someone/style by its 40 hex digits"),
+        (loras_of(revision="main"), "LORAS: entry 1: revision: must name a commit"),
+        (loras_of(source="./not-there"), "LORAS: entry 1: source: there is no folder of this name"),
+        (loras_of(source=""), "LORAS: entry 1: source: String should have at least 1 character"),
+        (loras_of(source="style"), "LORAS: entry 1: source: must be a repository, as in org/repo, or a folder"),
+        (loras_of(source="https://host/a/b"), "LORAS: entry 1: source: must be a repository"),
+        (loras_of(weight_file="a.bin"), "LORAS: entry 1: weight_file: must be a .safetensors file"),
+        (loras_of(weight_file="/a.safetensors"), "LORAS: entry 1: weight_file: must be the path of a file inside"),
+        (loras_of(weight_file="in/../../a.safetensors"), "LORAS: entry 1: weight_file: must be the path of a file"),
+        (loras_of(weight_file="../a.safetensors"), "LORAS: entry 1: weight_file: must be the path of a file inside"),
+        (loras_of(weight_file="in\\a.safetensors"), "LORAS: entry 1: weight_file: must be the path of a file inside"),
+        (loras_of(weight_file="./a.safetensors"), "LORAS: entry 1: weight_file: must be the path of a file inside"),
+        (loras_of(weight_file=""), "LORAS: entry 1: weight_file: must be the path of a file inside"),
+        (loras_of(trigger_word="x" * 201), "LORAS: entry 1: trigger_word: String should have at most 200 characters"),
+        (loras_of(scale="1"), "LORAS: entry 1: scale: Extra inputs are not permitted"),
+        (json.dumps([{"name": "a", "source": "a/b", "revision": "0" * 40}]), "LORAS: entry 1: weight_file: Field req"),
+    ],
+)
+def test_what_is_wrong_with_a_lora_is_named(given: pytest.MonkeyPatch, said: str, problem: str) -> None:
+    """The entry, counted from 1, the field, and what is wrong with it."""
+    given.setenv("LORAS", said)
+
+    assert problems().startswith(problem)
+
+
+def test_every_wrong_entry_is_named_at_once(given: pytest.MonkeyPatch) -> None:
+    """An operator mends the list once."""
+    given.setenv("LORAS", loras_of({"name": "b c", "weight_file": "a.bin"}, {"revision": ""}))
+
+    assert [line.split(":")[1:3] for line in problems().splitlines()] == [
+        [" entry 1", " name"], [" entry 1", " weight_file"], [" entry 2", " revision"],
+    ]  # fmt: skip

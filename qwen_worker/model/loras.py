@@ -1,6 +1,7 @@
 """LoRAs: small changes of the transformer that lie beside its weights until a request switches them on."""
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -72,13 +73,16 @@ def _load(transformer: Any, source: LoraSource, hub: Hub) -> Lora:
     try:
         file, revision = hub.file(Origin(source.source, source.revision), source.weight_file)
         weights, strength = _read(file, transformer.dtype)
-        transformer.load_lora_adapter(
-            dict(weights),
-            prefix=None,
-            adapter_name=_adapter(source.name),
-            metadata=strength,
-            low_cpu_mem_usage=True,  # nothing is filled with random numbers first
-        )
+        with warnings.catch_warnings():
+            # That there are several is meant.
+            warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")
+            transformer.load_lora_adapter(
+                dict(weights),
+                prefix=None,
+                adapter_name=_adapter(source.name),
+                metadata=strength,
+                low_cpu_mem_usage=True,  # nothing is filled with random numbers first
+            )
         _check_arrival(weights, _arrived(transformer, _adapter(source.name)))
     except (LoadError, *FAILURES) as error:
         raise LoadError(f"the LoRA {source.name} cannot be loaded: {str(error)[:MAX_REASON]}") from error
@@ -93,14 +97,15 @@ def _read(file: Path, dtype: torch.dtype) -> tuple[dict[str, torch.Tensor], dict
     """
     with safe_open(file, "pt") as opened:
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no dictionary
-        header = json.loads((opened.metadata() or {}).get(LORA_ADAPTER_METADATA_KEY, "{}"))
+        header = dict(json.loads((opened.metadata() or {}).get(LORA_ADAPTER_METADATA_KEY, "{}")))
     # diffusers understands the names of other trainers only where an `alpha` tells it that they are such.
     renamed = {
         name.replace(".lora_down.", ".lora_A.").replace(".lora_up.", ".lora_B."): tensor
         for name, tensor in tensors.items()
     }
     understood = QwenImageLoraLoaderMixin.lora_state_dict(renamed)
-    weights = {name.removeprefix("transformer."): tensor.to(dtype) for name, tensor in understood.items()}
+    # A copy: what was read is a view of the file, and somebody may replace that.
+    weights = {name.removeprefix("transformer."): one.to(dtype, copy=True) for name, one in understood.items()}
     given = sum(not name.endswith(".alpha") for name in tensors)
     if len(weights) < max(given, 1):  # diffusers leaves some out with a warning, or without
         raise LoadError(f"of its {given} tensors only {len(weights)} are weights of a LoRA")

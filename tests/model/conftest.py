@@ -1,16 +1,25 @@
 """The tiny models, loaded by the production loader."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from qwen_worker.family import PipelineName
+from qwen_worker.family import LoraSource, PipelineName
 from qwen_worker.model.edit import Editor
+from qwen_worker.model.hub import Origin
 from qwen_worker.model.load import Model, load
 
 
-def load_tiny(folder: Path, pipeline: PipelineName = "QwenImageEditPipeline") -> Model:
-    return load(str(folder), "local", pipeline=pipeline, token="", cache=None, allow_cpu=True)
+def load_tiny(
+    folder: Path,
+    pipeline: PipelineName = "QwenImageEditPipeline",
+    *,
+    t2i: Origin | None = None,
+    loras: Sequence[LoraSource] = (),
+    cache: Path | None = None,
+) -> Model:
+    return load(str(folder), "", pipeline=pipeline, token="", cache=cache, allow_cpu=True, t2i=t2i, loras=loras)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, get_args
 
 import numpy as np
@@ -60,6 +61,10 @@ def edit(
 def base(model: Model) -> bytes:
     """The picture that the plain request makes."""
     return edit(Editor(model, timeout_s=60))
+
+
+def _note(told: list[tuple[int, int]], done: int, of: int) -> None:
+    told.append((done, of))
 
 
 @contextmanager
@@ -211,6 +216,29 @@ def test_time_runs_out_between_steps(model: Model) -> None:
 
     assert len(steps) < 20
     assert caught.value.details["steps_done"] == len(steps) // 2
+
+
+@pytest.mark.parametrize("which", ["editor", "plus_editor", "editor_21"])
+@pytest.mark.parametrize(("name", "passes"), [("FlowMatchEuler", 3), ("FlowMatchHeun", 5)])
+def test_each_pass_is_told(which: str, request: pytest.FixtureRequest, name: SchedulerName, passes: int) -> None:
+    """As it is done, with how many there are in all; whatever guidance costs."""
+    editor: Editor = request.getfixturevalue(which)
+    for scale in (1.0, 4.0):
+        told: list[tuple[int, int]] = []
+        made(editor, ask(scheduler=name, true_cfg_scale=scale), told=partial(_note, told))
+
+        assert told == [(number, passes) for number in range(1, passes + 1)]
+
+
+@pytest.mark.parametrize("which", ["editor", "plus_editor"])
+def test_of_a_masked_edit_the_passes_that_it_takes_are_told(which: str, request: pytest.FixtureRequest) -> None:
+    """A low strength takes fewer than its steps."""
+    told: list[tuple[int, int]] = []
+    mask = Image.new("L", CANVAS, 255)
+    low = ask(num_inference_steps=4, strength=0.5, mask_url="https://example.com/mask")
+    made(request.getfixturevalue(which), low, photo(*CANVAS), mask=mask, told=partial(_note, told))
+
+    assert told == [(1, 2), (2, 2)]
 
 
 def test_a_cancelled_edit_stops_between_steps(editor: Editor, model: Model, base: bytes) -> None:

@@ -1,0 +1,127 @@
+"""Where weights come from: what is downloaded, and what tells folders apart."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from local import worker
+from local.web import ImageHost
+from qwen_worker.model.hub import Hub, LoadError, Origin, local_revision
+from tests.model.conftest import load_tiny
+
+COMMIT = "0123456789" * 4
+DOWNLOAD = """
+import sys
+from pathlib import Path
+from qwen_worker.model.hub import Hub, Origin
+from qwen_worker.model.load import TEXT_TO_IMAGE_FILES
+hub, origin = Hub("hf_test", Path(sys.argv[1])), Origin("someone/words", sys.argv[2])
+print(*(hub.folder(origin, TEXT_TO_IMAGE_FILES) if len(sys.argv) == 3 else hub.file(origin, sys.argv[3])), sep="\\n")
+"""
+
+
+@pytest.fixture
+def folder(tiny: Path, tmp_path: Path) -> Path:
+    """A tiny model to change."""
+    return Path(shutil.copytree(tiny, tmp_path / "model"))
+
+
+def test_a_folders_revision_is_its_own(folder: Path, tmp_path: Path) -> None:
+    """The same each time and wherever the folder lies, and said by the model that was loaded from it."""
+    revision = local_revision(folder)
+    moved = folder.rename(tmp_path / "moved")
+
+    assert revision.startswith("local-")
+    assert len(revision) == len("local-") + 12
+    assert local_revision(moved) == revision == load_tiny(moved).revision
+
+
+@pytest.mark.parametrize("change", ["time", "size", "name", "more", "less"])
+def test_a_folder_that_changed_has_another_revision(folder: Path, change: str) -> None:
+    """Whatever changed: a file's time, size or name, or their number."""
+    before = local_revision(folder)
+    file = folder / "scheduler" / "scheduler_config.json"
+    status = file.stat()
+    if change == "time":
+        os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    elif change == "size":
+        file.write_text(file.read_text() + "\n")
+        os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    elif change == "name":
+        file.rename(file.with_name("other.json"))
+    elif change == "more":
+        (folder / "README.md").touch()
+    else:
+        file.unlink()
+
+    assert local_revision(folder) != before
+
+
+def test_a_files_revision_is_of_that_file_alone(folder: Path) -> None:
+    """What lies beside it says nothing."""
+    file = folder / "model_index.json"
+    before = local_revision(file)
+    (folder / "README.md").touch()
+    assert local_revision(file) == before
+
+    os.utime(file, ns=(0, 0))
+    assert local_revision(file) != before
+
+
+def test_what_cannot_be_had_is_an_error(tmp_path: Path) -> None:
+    """Named by its repository and commit, or by its folder."""
+    hub = Hub("", tmp_path)
+    with pytest.raises(LoadError, match=f"someone/words at {COMMIT} could not be downloaded"):
+        hub.folder(Origin("someone/words", COMMIT), ["*"])
+    with pytest.raises(LoadError, match=f"someone/words at {COMMIT} could not be downloaded"):
+        hub.file(Origin("someone/words", COMMIT), "a.safetensors")
+    with pytest.raises(LoadError, match=r"there is no file a\.safetensors in "):
+        hub.file(Origin(str(tmp_path), "local"), "a.safetensors")
+
+
+def served(host: ImageHost, folder: Path) -> None:
+    """Let a host answer as the Hub does that has this folder as a repository."""
+    files = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+    oids = [f"{number:040x}" for number in range(len(files))]
+    tree = [
+        {"type": "file", "path": name, "oid": oid, "size": (folder / name).stat().st_size}
+        for name, oid in zip(files, oids, strict=True)
+    ]
+    api = f"/api/models/someone/words/tree/{COMMIT}?recursive=true&expand=false"
+    host.put(api, json.dumps(tree).encode(), **{"Content-Type": "application/json"})
+    for name, oid in zip(files, oids, strict=True):
+        headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{oid}"'}
+        host.put(f"/someone/words/resolve/{COMMIT}/{name}", (folder / name).read_bytes(), **headers)
+
+
+@pytest.mark.slow
+def test_no_more_is_downloaded_than_is_loaded(host: ImageHost, tiny_t2i: Path, tmp_path: Path) -> None:
+    """Of a text-to-image model neither text encoder nor VAE; of a LoRA's repository one file. The token is sent."""
+    served(host, tiny_t2i)
+    variables = worker.environment(Path(), {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": host.url("")})
+
+    def download(*arguments: str) -> list[str]:
+        command = [sys.executable, "-c", DOWNLOAD, *arguments]
+        done = subprocess.run(command, env=variables, capture_output=True, text=True, check=True, timeout=120)
+        return str(done.stdout).splitlines()
+
+    model, revision = download(str(tmp_path / "model"), COMMIT)
+    file, same = download(str(tmp_path / "lora"), COMMIT, "vae/diffusion_pytorch_model.safetensors")
+    found = {one.relative_to(model).as_posix() for one in Path(model).rglob("*") if one.is_file()}
+    kept = list((tmp_path / "lora").rglob("*.safetensors"))
+
+    assert revision == same == COMMIT
+    assert found == {
+        "model_index.json",
+        "scheduler/scheduler_config.json",
+        "transformer/config.json",
+        "transformer/diffusion_pytorch_model.safetensors",
+    }
+    assert kept == [Path(file)]
+    assert Path(file).read_bytes() == (tiny_t2i / "vae" / "diffusion_pytorch_model.safetensors").read_bytes()
+    assert {headers["Authorization"] for headers in host.headers} == {"Bearer hf_test"}
