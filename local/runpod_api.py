@@ -146,7 +146,9 @@ class LocalRunPod:
     async def _take(self, request: web.Request) -> web.Response:
         self.takes += 1
         count = int(request.query.get("batch_size", "1"))
-        if not await self._until(self._queued, POLL_S):
+        found = await self._until(self._queued, POLL_S)
+        if not found or request.transport is None or request.transport.is_closing():
+            # Nothing to do, or nobody there: a worker that was killed while it asked must not take the next one's job.
             return web.Response(status=204)
         taken = self._queued()[:count]
         for job in taken:
