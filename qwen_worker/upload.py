@@ -58,9 +58,9 @@ class Uploader:
                 if deadline.passed:
                     raise _failure(f"it took longer than {self.timeout_s:g} s: try again", retryable=True) from error
                 if isinstance(error, BadInput):
-                    raise _failure(f"{error}: give another link", retryable=False) from error
+                    raise _failure(str(error), retryable=False) from error
                 if isinstance(error, NoAddressError):
-                    raise _failure(f"{error}: try again", retryable=True) from error
+                    raise _failure(f"{error}, or try again", retryable=True) from error
                 # A ValueError is a library's verdict on the address: another try would get the same.
                 if isinstance(error, ValueError):
                     raise _failure("its address is not valid: give another link", retryable=False) from error

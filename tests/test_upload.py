@@ -142,10 +142,13 @@ def test_nothing_private_is_put_to(host: ImageHost, name: str) -> None:
 @pytest.mark.parametrize("name", INSIDE)
 def test_the_check_refuses_what_is_private(name: str) -> None:
     """Before any GPU time, by the name of the field."""
-    with pytest.raises(BadInput, match=r"^upload_url: its host is not on the public internet$") as caught:
+    with pytest.raises(BadInput, match=r"^upload_url: its host is not on the public internet: give") as caught:
         Uploader(timeout_s=5).check(f"http://{name}/a")
 
-    problem = {"field": "upload_url", "problem": "its host is not on the public internet"}
+    problem = {
+        "field": "upload_url",
+        "problem": "its host is not on the public internet: give an address that anybody can reach",
+    }
     assert caught.value.details == {"problems": [problem]}
 
 
@@ -160,7 +163,7 @@ def test_the_check_refuses_what_is_private(name: str) -> None:
 )
 def test_the_check_refuses_a_host_that_cannot_be_dialled(url: str, problem: str) -> None:
     """A name that nobody knows is the caller's to mend, too."""
-    with pytest.raises(BadInput, match=f"^upload_url: {problem}$"):
+    with pytest.raises(BadInput, match=f"^upload_url: {problem}: check"):
         uploader().check(url)
     assert problem in failure(url).message
 

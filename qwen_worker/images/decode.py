@@ -63,7 +63,7 @@ def decode(data: bytes, *, max_pixels: int, backdrop: str = "white") -> Decoded:
     except (OSError, ValueError, SyntaxError, EOFError, RuntimeError) as error:
         # Pillow raises SyntaxError for broken headers, ValueError and RuntimeError for impossible ones.
         raise BadInput(
-            "it is not a readable JPEG, PNG or WebP picture: is the link the picture itself, and complete?"
+            "it is not a readable JPEG, PNG or WebP picture: send the picture itself, and all of it"
         ) from error
 
 

@@ -238,7 +238,7 @@ class Editor:
         def check(pipeline: Any, step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
             told(step + 1, pipeline.num_timesteps)
             if cancelled.is_set():
-                raise ModelError("the job was cancelled", steps_done=step + 1)
+                raise ModelError("the job was cancelled: send it again if it is still wanted", steps_done=step + 1)
             if time.monotonic() > end:
                 raise ModelError(
                     f"the edit took longer than {self._timeout_s:g} s: ask for fewer steps", steps_done=step + 1
@@ -285,14 +285,14 @@ def to_image(pixels: np.ndarray, sources: Sequence[Image.Image]) -> Image.Image:
         ModelError: the pixels are not finite, of one colour, or a source unchanged.
     """
     if not np.isfinite(pixels).all():
-        raise ModelError("the model made no picture: its output is not finite")
+        raise ModelError("the model made no picture, its output is not finite: try another seed")
     values = (pixels * 255).round().astype(np.uint8)
     if (values == values[0, 0]).all():
-        raise ModelError("the model made no picture: its output is one flat colour")
+        raise ModelError("the model made no picture, its output is one flat colour: try another seed")
     image = Image.fromarray(values)
     made = image.tobytes()
     if any(made == source.resize(image.size, Image.Resampling.LANCZOS).tobytes() for source in sources):
-        raise ModelError("the model returned the source unchanged")
+        raise ModelError("the model returned the source unchanged: try another prompt or seed")
     return image
 
 
@@ -305,7 +305,8 @@ def _translated(error: Exception) -> ModelError:
     if isinstance(error, torch.OutOfMemoryError):
         return ModelError("the GPU ran out of memory: ask for a smaller size")
     sick = isinstance(error, torch.AcceleratorError) or str(error).startswith(DEVICE_FAILURES)
-    return ModelError("the model failed", retryable=sick, refresh_worker=sick)
+    advice = "try again, another worker will do it" if sick else "try another size or seed; the worker's log says more"
+    return ModelError(f"the model failed: {advice}", retryable=sick, refresh_worker=sick)
 
 
 def _give_back(error: BaseException) -> None:

@@ -49,12 +49,14 @@ class Fetcher:
                 return body
             except (WorkerError, *FOREIGN) as error:
                 if deadline.passed:
-                    raise DownloadFailed(f"it took longer than {self.timeout_s:g} s") from error
+                    raise DownloadFailed(
+                        f"it took longer than {self.timeout_s:g} s: try again, or use a faster host"
+                    ) from error
                 if isinstance(error, WorkerError):
                     raise
                 if isinstance(error, NoAddressError):
-                    raise DownloadFailed("its host has no address") from error
-                raise DownloadFailed(f"it could not be fetched: {type(error).__name__}") from error
+                    raise DownloadFailed(str(error)) from error
+                raise DownloadFailed(f"it could not be fetched, {type(error).__name__}: try again") from error
 
     def _follow(self, url: str) -> bytes:
         for _ in range(MAX_REDIRECTS + 1):
@@ -66,22 +68,25 @@ class Fetcher:
                 if not (300 <= response.status_code < 400 and location):
                     return self._body(response)
                 url = _next(url, location)
-        raise DownloadFailed(f"it redirects more than {MAX_REDIRECTS} times", retryable=False)
+        raise DownloadFailed(
+            f"it redirects more than {MAX_REDIRECTS} times: send the address that it leads to", retryable=False
+        )
 
     def _body(self, response: requests.Response) -> bytes:
         status = response.status_code
         if status != requests.codes.ok:
             again = is_worth_another_try(status)
-            raise DownloadFailed(f"its host answered {status}", retryable=again, status=status)
+            advice = "try again" if again else "check that the link opens for everybody"
+            raise DownloadFailed(f"its host answered {status}: {advice}", retryable=again, status=status)
         if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-            raise DownloadFailed("its host sent a compressed body although none was asked for")
+            raise DownloadFailed("its host sent a compressed body although none was asked for: use another host")
         body = bytearray()
         for chunk in response.raw.stream(CHUNK, decode_content=False):
             body += chunk
             if len(body) > self.max_bytes:
                 raise BadInput(f"it is longer than {self.max_bytes} bytes: send a smaller file")
         if not body:
-            raise DownloadFailed("its host sent an empty body")
+            raise DownloadFailed("its host sent an empty body: check that the link is the picture itself")
         return bytes(body)
 
 
@@ -91,5 +96,7 @@ def _next(url: str, location: str) -> str:
     # Browsers forgive spaces here, and so do the hosts that send them.
     target = re.sub(r"[\x00-\x20\x7f]", lambda match: quote(match[0]), target)
     if urlsplit(target).scheme not in {"http", "https"} or len(target) > MAX_URL_LENGTH:
-        raise DownloadFailed("it redirects to something that is not an http address", retryable=False)
+        raise DownloadFailed(
+            "it redirects to something that is not an http address: send the picture's own", retryable=False
+        )
     return target

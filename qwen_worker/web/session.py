@@ -44,7 +44,7 @@ def check_url(url: str) -> None:
     try:
         requests.Request("GET", url).prepare()
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-        raise BadInput("its address is not valid") from error
+        raise BadInput("its address is not valid: check it") from error
 
 
 class Session(requests.Session):
@@ -165,12 +165,12 @@ def _resolve(host: str, port: int, private: Sequence[Network]) -> list[Any]:
     try:
         found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
     except UnicodeError as error:
-        raise BadInput("its host is not a valid name") from error
+        raise BadInput("its host is not a valid name: check the address") from error
     except OSError as error:
-        raise NoAddressError("its host has no address") from error
+        raise NoAddressError("its host has no address: check the name") from error
     allowed = [item for item in found if is_dialable(ip_address(item[4][0]), private)]
     if not allowed:
-        raise BadInput("its host is not on the public internet")
+        raise BadInput("its host is not on the public internet: give an address that anybody can reach")
     return allowed
 
 
