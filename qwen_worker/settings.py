@@ -236,9 +236,7 @@ class Settings(BaseSettings):
     @classmethod
     def _pinned(cls, revision: str, info: ValidationInfo) -> str:
         """Fill in the pinned commit of a known model; a folder has none."""
-        if "model_id" not in info.data:
-            return revision
-        model = info.data["model_id"]
+        model = info.data.get("model_id", "")
         return commit_of(model, revision, FAMILY[model].revision if model in FAMILY else None)
 
     @field_validator("accept_research_license")

@@ -72,7 +72,7 @@ def _adapter(name: str) -> str:
 def _load(transformer: Any, source: LoraSource, hub: Hub) -> Lora:
     try:
         file, revision = hub.file(Origin(source.source, source.revision), source.weight_file)
-        weights, strength = _read(file, transformer.dtype)
+        weights, strength = _read(file)
         with warnings.catch_warnings():
             # That there are several is meant.
             warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")
@@ -89,7 +89,7 @@ def _load(transformer: Any, source: LoraSource, hub: Hub) -> Lora:
     return Lora(source.trigger_word, f"{source.source}@{revision}/{source.weight_file}")
 
 
-def _read(file: Path, dtype: torch.dtype) -> tuple[dict[str, torch.Tensor], dict[str, Any] | None]:
+def _read(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any] | None]:
     """Weights by their names in the transformer and in peft; and their strength, if the file's header tells it.
 
     Raises:
@@ -105,7 +105,7 @@ def _read(file: Path, dtype: torch.dtype) -> tuple[dict[str, torch.Tensor], dict
     }
     understood = QwenImageLoraLoaderMixin.lora_state_dict(renamed)
     # A copy: what was read is a view of the file, and somebody may replace that.
-    weights = {name.removeprefix("transformer."): one.to(dtype, copy=True) for name, one in understood.items()}
+    weights = {name.removeprefix("transformer."): one.clone() for name, one in understood.items()}
     given = sum(not name.endswith(".alpha") for name in tensors)
     if len(weights) < max(given, 1):  # diffusers leaves some out with a warning, or without
         raise LoadError(f"of its {given} tensors only {len(weights)} are weights of a LoRA")

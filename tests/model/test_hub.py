@@ -9,19 +9,25 @@ from pathlib import Path
 
 import pytest
 
-from local import worker
+from local import tiny_model, worker
 from local.web import ImageHost
 from qwen_worker.model.hub import Hub, LoadError, Origin, local_revision
 from tests.model.conftest import load_tiny
 
 COMMIT = "0123456789" * 4
-DOWNLOAD = """
+LOAD = """
 import sys
 from pathlib import Path
-from qwen_worker.model.hub import Hub, Origin
-from qwen_worker.model.load import TEXT_TO_IMAGE_FILES
-hub, origin = Hub("hf_test", Path(sys.argv[1])), Origin("someone/words", sys.argv[2])
-print(*(hub.folder(origin, TEXT_TO_IMAGE_FILES) if len(sys.argv) == 3 else hub.file(origin, sys.argv[3])), sep="\\n")
+from qwen_worker.family import LoraSource
+from qwen_worker.model.hub import Origin
+from qwen_worker.model.load import load
+tiny, cache, commit = sys.argv[1:]
+lora = LoraSource(name="style", source="someone/words", revision=commit, weight_file="in/style.safetensors")
+model = load(
+    tiny, "", pipeline="QwenImageEditPipeline", token="hf_test", cache=Path(cache), allow_cpu=True,
+    t2i=Origin("someone/words", commit), loras=[lora],
+)
+print(model.t2i.id, model.t2i.revision, model.loras["style"].origin)
 """
 
 
@@ -100,28 +106,23 @@ def served(host: ImageHost, folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_no_more_is_downloaded_than_is_loaded(host: ImageHost, tiny_t2i: Path, tmp_path: Path) -> None:
+def test_no_more_is_downloaded_than_is_loaded(host: ImageHost, tiny: Path, tiny_t2i: Path, tmp_path: Path) -> None:
     """Of a text-to-image model neither text encoder nor VAE; of a LoRA's repository one file. The token is sent."""
-    served(host, tiny_t2i)
+    repository = Path(shutil.copytree(tiny_t2i, tmp_path / "repository"))
+    for name in ("style", "other"):
+        tiny_model.make_lora(repository / "in" / f"{name}.safetensors", tiny)
+    served(host, repository)
     variables = worker.environment(Path(), {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": host.url("")})
+    command = [sys.executable, "-c", LOAD, str(tiny), str(tmp_path / "cache"), COMMIT]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=True, timeout=120)
+    snapshot = tmp_path / "cache" / "models--someone--words" / "snapshots" / COMMIT
 
-    def download(*arguments: str) -> list[str]:
-        command = [sys.executable, "-c", DOWNLOAD, *arguments]
-        done = subprocess.run(command, env=variables, capture_output=True, text=True, check=True, timeout=120)
-        return str(done.stdout).splitlines()
-
-    model, revision = download(str(tmp_path / "model"), COMMIT)
-    file, same = download(str(tmp_path / "lora"), COMMIT, "vae/diffusion_pytorch_model.safetensors")
-    found = {one.relative_to(model).as_posix() for one in Path(model).rglob("*") if one.is_file()}
-    kept = list((tmp_path / "lora").rglob("*.safetensors"))
-
-    assert revision == same == COMMIT
-    assert found == {
+    assert done.stdout.split() == ["someone/words", COMMIT, f"someone/words@{COMMIT}/in/style.safetensors"]
+    assert {one.relative_to(snapshot).as_posix() for one in snapshot.rglob("*") if one.is_file()} == {
         "model_index.json",
         "scheduler/scheduler_config.json",
         "transformer/config.json",
         "transformer/diffusion_pytorch_model.safetensors",
+        "in/style.safetensors",
     }
-    assert kept == [Path(file)]
-    assert Path(file).read_bytes() == (tiny_t2i / "vae" / "diffusion_pytorch_model.safetensors").read_bytes()
     assert {headers["Authorization"] for headers in host.headers} == {"Bearer hf_test"}
