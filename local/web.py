@@ -31,47 +31,7 @@ class ImageHost:
         self.requests: list[str] = []
         self.headers: list[Message] = []
         self.uploads: dict[str, bytes] = {}
-        host = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                self._give(self._asked(Reply(b"no such picture", 404)))
-
-            def do_PUT(self) -> None:
-                reply = self._asked(Reply())
-                if not reply.script:
-                    host.uploads[self.path] = self.rfile.read(int(self.headers["Content-Length"]))
-                self._give(reply)
-
-            def _asked(self, default: Reply) -> Reply:
-                host.requests.append(self.path)
-                host.headers.append(self.headers)
-                return host.replies.get(self.path, default)
-
-            def _give(self, reply: Reply) -> None:
-                if reply.script:
-                    self.close_connection = True
-                    reply.script(self)
-                else:
-                    self._answer(reply)
-
-            def do_HEAD(self) -> None:
-                self.do_GET()
-
-            def _answer(self, reply: Reply) -> None:
-                self.send_response(reply.status)
-                for name, value in {"Content-Length": str(len(reply.body)), **reply.headers}.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                if self.command != "HEAD":
-                    self.wfile.write(reply.body)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = _Server(("127.0.0.1", 0), Handler)
+        self._server = _Server(self)
 
     @property
     def port(self) -> int:
@@ -96,8 +56,49 @@ class ImageHost:
         self._server.server_close()
 
 
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: "_Server"
+
+    def do_GET(self) -> None:
+        self._give(self._asked(Reply(b"no such picture", 404)))
+
+    do_HEAD = do_GET  # noqa: N815 - http.server's name
+
+    def do_PUT(self) -> None:
+        reply = self._asked(Reply())
+        if not reply.script:
+            self.server.host.uploads[self.path] = self.rfile.read(int(self.headers["Content-Length"]))
+        self._give(reply)
+
+    def _asked(self, default: Reply) -> Reply:
+        host = self.server.host
+        host.requests.append(self.path)
+        host.headers.append(self.headers)
+        return host.replies.get(self.path, default)
+
+    def _give(self, reply: Reply) -> None:
+        if reply.script:
+            self.close_connection = True
+            reply.script(self)
+            return
+        self.send_response(reply.status)
+        for name, value in {"Content-Length": str(len(reply.body)), **reply.headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(reply.body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+
+    def __init__(self, host: ImageHost) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.host = host
 
     def handle_error(self, *_: object) -> None:
         """A client that hangs up is what many tests are about."""

@@ -1,20 +1,22 @@
 """Each field of a request changes what comes back: one that is accepted and ignored is a defect."""
 
+import json
 import logging
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from local import copy_model
+from local import copy_model, tiny_model
 from local.bucket import LocalBucket
 from local.web import ImageHost, Reply
 from qwen_worker.build import assemble, build_editor
 from qwen_worker.job import Jobs
-from qwen_worker.schema import EditInput
+from qwen_worker.schema import EditInput, GenerateInput
 from tests.pictures import file_of, scene
 from tests.test_job import answer, error_of, settings_of
 
@@ -51,7 +53,21 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "align": (ONE, {"align": True}),
     "output_format": ({**ONE, **SMALL}, {"output_format": "webp"}),
     "output_quality": ({**ONE, **SMALL, "output_format": "jpeg"}, {"output_quality": 50}),
+    "operation": ({**ONE, **SMALL}, {"operation": "background_replacement"}),
+    "lora": ({**ONE, **SMALL}, {"lora": {"ink": 1.0}}),
+    "num_images": ({**ONE, **SMALL}, {"num_images": 2}),
+    "output": ({**ONE, **SMALL}, {"output": "inline"}),
+    "upload_url": ({**ONE, **SMALL}, {"upload_url": "/put"}),
+    "reuse": ({**ONE, **SMALL}, {"reuse": False}),
 }
+#: field → what of an answer it changes, where that is not the bytes of the result
+EFFECTS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "num_images": lambda body: len(body["results"]),
+    "output": lambda body: body["result"]["data_url"] is None,
+    "upload_url": lambda body: body["result"]["uploaded"],
+    "reuse": lambda body: body["result"]["meta"]["reused"],
+}
+ADDRESSES = {"image_url", "image_urls", "mask_url", "upload_url"}
 
 
 @pytest.fixture
@@ -63,9 +79,13 @@ def served(host: ImageHost) -> ImageHost:
 
 
 @pytest.fixture(scope="module")
-def plus_jobs(tiny_plus: Path, shared_bucket: LocalBucket) -> Jobs:
-    """A worker with a model of several images."""
-    settings = settings_of(tiny_plus, shared_bucket)
+def plus_jobs(
+    tiny_plus: Path, tiny_t2i: Path, shared_bucket: LocalBucket, tmp_path_factory: pytest.TempPathFactory
+) -> Jobs:
+    """A worker with a model of several images, a LoRA, and a model that makes pictures from nothing."""
+    file = tiny_model.make_lora(tmp_path_factory.mktemp("loras") / "ink.safetensors", tiny_plus)
+    loras = json.dumps([{"name": "ink", "source": str(file.parent), "weight_file": file.name}])
+    settings = settings_of(tiny_plus, shared_bucket, T2I_MODEL_ID=str(tiny_t2i), LORAS=loras)
     return assemble(settings, build_editor(settings))
 
 
@@ -77,24 +97,44 @@ def drifting_jobs(tmp_path_factory: pytest.TempPathFactory, shared_bucket: Local
     return assemble(settings, build_editor(settings))
 
 
-def sha256_of(jobs: Jobs, host: ImageHost, said: dict[str, Any]) -> str:
+def ask(jobs: Jobs, host: ImageHost, said: dict[str, Any]) -> dict[str, Any]:
     addresses = {
         key: [host.url(target) for target in value] if isinstance(value, list) else host.url(value)
         for key, value in said.items()
-        if key in {"image_url", "image_urls", "mask_url"}
+        if key in ADDRESSES
     }
-    result: str = answer(jobs, {**BASE, **said, **addresses})["result"]["meta"]["output"]["sha256"]
+    return answer(jobs, {**BASE, **said, **addresses})
+
+
+def sha256_of(body: dict[str, Any]) -> str:
+    result: str = body["result"]["meta"]["output"]["sha256"]
     return result
 
 
 @pytest.mark.parametrize("field", list(EditInput.model_fields))
-def test_each_field_changes_the_bytes(plus_jobs: Jobs, drifting_jobs: Jobs, served: ImageHost, field: str) -> None:
-    """Of the file that is delivered."""
+def test_each_field_of_an_edit_changes_what_comes_back(
+    plus_jobs: Jobs, drifting_jobs: Jobs, served: ImageHost, field: str
+) -> None:
+    """The bytes of the result, or what the field is about. Nothing that was made without it is reused."""
     said, change = CHANGES[field]
     jobs = drifting_jobs if field == "align" else plus_jobs
+    effect = EFFECTS.get(field, sha256_of)
+    ask(jobs, served, said)
 
     assert field in change
-    assert sha256_of(jobs, served, said) != sha256_of(jobs, served, {**said, **change})
+    assert effect(ask(jobs, served, said)) != effect(ask(jobs, served, {**said, **change}))
+
+
+@pytest.mark.parametrize("field", [name for name in GenerateInput.model_fields if name != "operation"])
+def test_each_field_of_a_picture_from_nothing_changes_it(plus_jobs: Jobs, served: ImageHost, field: str) -> None:
+    """Likewise."""
+    said, change = ({key: value for key, value in part.items() if key != "image_url"} for part in CHANGES[field])
+    said = {"operation": "generate", "width": 256, "height": 320, **said}
+    effect = EFFECTS.get(field, sha256_of)
+    ask(plus_jobs, served, said)
+
+    assert field in change
+    assert effect(ask(plus_jobs, served, said)) != effect(ask(plus_jobs, served, {**said, **change}))
 
 
 def test_the_images_of_a_job_are_fetched_at_the_same_time(plus_jobs: Jobs, host: ImageHost) -> None:
@@ -111,7 +151,7 @@ def test_the_images_of_a_job_are_fetched_at_the_same_time(plus_jobs: Jobs, host:
     for target in targets:
         host.replies[target] = Reply(script=when_all_are_asked)
 
-    sha256_of(plus_jobs, host, {"image_urls": targets, **SMALL})
+    sha256_of(ask(plus_jobs, host, {"image_urls": targets, **SMALL}))
 
 
 def test_the_first_failure_cancels_the_other_images(plus_jobs: Jobs, host: ImageHost) -> None:
