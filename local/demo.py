@@ -28,13 +28,17 @@ class Progress:
 
     def __call__(self, what: str) -> None:
         """One stage ends, the next begins."""
-        filled = BAR * self._done // STAGES
+        self._done += 1
+        self.still(what)
+
+    def still(self, what: str) -> None:
+        """More of the stage that runs."""
+        filled = BAR * (self._done - 1) // STAGES
         bar = f"[{'#' * filled}{'.' * (BAR - filled)}] {what}"
         if sys.stdout.isatty():
-            print(f"\r\x1b[K{bar}", end="\n" if self._done == STAGES else "", flush=True)
+            print(f"\r\x1b[K{bar}", end="\n" if self._done > STAGES else "", flush=True)
         else:
             print(bar, flush=True)
-        self._done += 1
 
 
 def example_picture() -> bytes:
@@ -62,6 +66,12 @@ def side_by_side(source: bytes, result: bytes) -> Image.Image:
     return page
 
 
+def in_words(news: dict[str, Any]) -> str:
+    """What /status tells of a job that runs."""
+    steps = f", step {news['step']} of {news['steps']}" if "step" in news else ""
+    return f"the job is running: {news['stage']}{steps}"
+
+
 def run(tell: Progress) -> tuple[dict[str, Any], Image.Image]:
     """Do the job. Returns what the job API says of it, and source and result side by side.
 
@@ -73,7 +83,7 @@ def run(tell: Progress) -> tuple[dict[str, Any], Image.Image]:
     with tempfile.TemporaryDirectory() as folder, Stack(Path(folder), tell=tell) as stack:
         said["image_url"] = stack.host.put("/image.jpg", source)
         tell("the job is running")
-        job = stack.run(said)
+        job = stack.finished(stack.submit(said), seen=lambda news: tell.still(in_words(news)))
         if job["status"] != "COMPLETED":
             raise RuntimeError(f"the job is {job['status']}: {job.get('error')}")
         result = job["output"]["result"]

@@ -114,16 +114,22 @@ class Stack:
         """GET /status of a job."""
         return self._call("GET", f"status/{job_id}")
 
-    def finished(self, job_id: str, timeout_s: float = JOB_TIMEOUT_S) -> dict[str, Any]:
-        """Wait for a job's end, and return what the API says of it.
+    def finished(
+        self, job_id: str, timeout_s: float = JOB_TIMEOUT_S, seen: Callable[[dict[str, Any]], None] | None = None
+    ) -> dict[str, Any]:
+        """Wait for a job's end, and return what the API says of it. `seen` is called with the progress meanwhile.
 
         Raises:
             TimeoutError: it did not end.
         """
+        told = None
         end = time.monotonic() + timeout_s
         while (job := self.status(job_id))["status"] not in FINAL:
             if time.monotonic() > end:
                 raise TimeoutError(f"job {job_id} is still {job['status']}")
+            if seen and (news := job.get("output")) and news != told:
+                seen(news)
+                told = news
             time.sleep(POLL_S)
         return job
 

@@ -39,20 +39,20 @@ def build(settings: Settings) -> Jobs:
 
 def assemble(settings: Settings, editor: Editor) -> Jobs:
     """Put a worker together around a loaded model."""
-    bucket = build_bucket(settings)
+    bucket, made_with = build_bucket(settings), versions()
     # For each job on its way: fetch its pictures, the mask too, and keep those of the job before.
     io = ThreadPoolExecutor(2 * (MAX_IMAGES + 1) * (1 + settings.prefetch), thread_name_prefix="io")
     service = Service(
         Originals(build_sources(settings, bucket), io, settings.max_image_pixels),
         editor,
-        Archive(bucket, versions()),
+        Archive(bucket, made_with),
         Uploader(settings.timeout_seconds, settings.allowed_private_networks, settings.ca_file),
         io=io,
         gpu=ThreadPoolExecutor(1, thread_name_prefix="gpu"),
         max_output_pixels=settings.max_output_pixels,
     )
     rules = build_rules(settings)
-    return Jobs(service, rules, functools.partial(about, settings, editor, rules))
+    return Jobs(service, rules, functools.partial(about, settings, editor, rules, made_with))
 
 
 def build_rules(settings: Settings) -> Rules:
@@ -79,7 +79,7 @@ def build_rules(settings: Settings) -> Rules:
     )
 
 
-def about(settings: Settings, editor: Editor, rules: Rules) -> dict[str, Any]:
+def about(settings: Settings, editor: Editor, rules: Rules, made_with: dict[str, str]) -> dict[str, Any]:
     """What `health` tells of the worker: nothing secret, and without any GPU time."""
     operations = [name for name in INPUTS if name != "generate" or rules.generate]
     return {
@@ -89,7 +89,7 @@ def about(settings: Settings, editor: Editor, rules: Rules) -> dict[str, Any]:
         "operations": [name for name in operations if name != "inpaint" or rules.masks],
         "loras": dict(rules.loras),
         "device": device(),
-        "versions": versions(),
+        "versions": made_with,
     }
 
 
