@@ -88,6 +88,7 @@ def test_a_damaged_file_is_not_read(archive: Archive) -> None:
         archive.read(finished(key))
 
 
+@pytest.mark.slow
 def test_a_bucket_that_is_down(archive: Archive, own_bucket: LocalBucket, caplog: pytest.LogCaptureFixture) -> None:
     """Finding fails, before any model time; that a manifest cannot be written costs nobody a picture."""
     own_bucket.kill()

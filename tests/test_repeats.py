@@ -24,6 +24,8 @@ from qwen_worker.service import INLINE_LIMIT
 from tests.pictures import file_of, photo
 from tests.test_job import error_of, said, settings_of
 
+pytestmark = pytest.mark.slow
+
 STEPS = 2  # of `said`
 
 

@@ -249,6 +249,7 @@ def test_a_host_that_breaks_off_fails(host: ImageHost, answer: bytes, data: byte
     assert failure(host.url("/a"), data=data).retryable
 
 
+@pytest.mark.slow
 def test_a_body_may_take_longer_than_connecting(host: ImageHost) -> None:
     """Only the deadline ends it: a slow line is no failure."""
 
