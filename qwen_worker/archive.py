@@ -16,9 +16,8 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ValidationError
 
-from qwen_worker.errors import BadInput, CacheReadFailed, StorageError
+from qwen_worker.errors import BadInput, StorageError, bad_input
 from qwen_worker.images.encode import Encoded
-from qwen_worker.request import bad_input
 from qwen_worker.result import Link, Meta
 from qwen_worker.schema import Frozen
 from qwen_worker.storage import Bucket, reading_cache
@@ -45,7 +44,7 @@ class Manifest(BaseModel):
     model_config = Frozen
 
     versions: dict[str, str]
-    finished: dict[str, Finished]
+    finished: dict[int, Finished]
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ class Archive:
             except ValidationError:
                 log.warning("manifest is damaged", extra={"object_key": _manifest_key(digest)})
                 return {}
-            return {int(number): one for number, one in finished.items() if self._is_there(one)}
+            return {number: one for number, one in finished.items() if self._is_there(digest, one)}
 
     def store(self, digest: str, job_id: str, number: int, encoded: Encoded) -> str:
         """Write a picture, make sure that it is there, and return its key.
@@ -92,35 +91,33 @@ class Archive:
 
     def remember(self, digest: str, finished: Mapping[int, Finished]) -> None:
         """Write the manifest; a failure is logged, since the pictures are there."""
-        said = Manifest(versions=dict(self.versions), finished={str(n): one for n, one in sorted(finished.items())})
+        said = Manifest(versions=dict(self.versions), finished=dict(sorted(finished.items())))
         try:
             self.bucket.put(_manifest_key(digest), said.model_dump_json(by_alias=True).encode(), "application/json")
         except StorageError as error:
             reason = {"object_key": _manifest_key(digest), "reason": error.message}
             log.warning("manifest could not be written", extra=reason)
 
-    def read(self, finished: Finished) -> bytes:
-        """The file of a picture.
+    def read(self, finished: Finished) -> bytes | None:
+        """The file of a picture, or None if it is not what was written.
 
         Raises:
-            CacheReadFailed: the bucket could not be read, or what it has is damaged.
+            CacheReadFailed: the bucket could not be read.
         """
         with reading_cache():
             stored = self.bucket.get(finished.key)
-        if stored is None or not stored.intact:
-            raise CacheReadFailed("the stored result is damaged: ask for it with reuse false, or try again")
-        return stored.data
+        return stored.data if stored and stored.intact else None
 
     def link(self, key: str, content_type: str) -> Link:
         """Where an object is."""
-        made = self.bucket.presign(key)
+        url, expires_at = self.bucket.presign(key)
         return Link(
-            presigned_url=made.url,
+            presigned_url=url,
             bucket=self.bucket.name,
             object_key=self.bucket.prefix + key,
             content_type=content_type,
             expires_in=self.bucket.expires_s,
-            expires_at=made.expires_at,
+            expires_at=expires_at,
         )
 
     def presign(self, object_key: str) -> Link:
@@ -131,17 +128,20 @@ class Archive:
 
         Raises:
             BadInput: it is not the key of a result of this worker, or there is none.
-            StorageError: the bucket could not be read.
+            CacheReadFailed: the bucket could not be read.
         """
         key = object_key.removeprefix(self.bucket.prefix)
         if not (object_key.startswith(self.bucket.prefix) and RESULT_KEY.fullmatch(key)):
             raise _no_key("is not the key of a result of this worker: send object_key as it was in the answer")
-        found = self.bucket.stat(key)
+        with reading_cache():
+            found = self.bucket.stat(key)
         if found is None:
             raise _no_key("is not there (any more): send the request again that made it")
         return self.link(key, found.content_type)
 
-    def _is_there(self, one: Finished) -> bool:
+    def _is_there(self, digest: str, one: Finished) -> bool:
+        if not (RESULT_KEY.fullmatch(one.key) and one.key.startswith(f"results/{digest}/")):
+            return False
         found = self.bucket.stat(one.key)
         return found is not None and (found.size, found.sha256) == (one.size, one.meta.output.sha256)
 

@@ -62,6 +62,11 @@ class StorageError(WorkerError):
     retryable_by_default = True
 
 
+def bad_input(problems: list[dict[str, str]]) -> BadInput:
+    """The error that names these problems: `field` and `problem` each."""
+    return BadInput("; ".join(f"{item['field']}: {item['problem']}" for item in problems), problems=problems)
+
+
 @contextmanager
 def about(picture: str) -> Iterator[None]:
     """What fails inside is told of this picture: one of several, or the mask."""

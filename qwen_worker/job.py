@@ -5,17 +5,17 @@ import logging
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from qwen_worker import log as job_log
 from qwen_worker.deadlines import cut_when_cancelled
 from qwen_worker.errors import BadInput, CacheReadFailed, DownloadFailed, ModelError, StorageError, WorkerError
 from qwen_worker.request import parse
-from qwen_worker.schema import HealthInput, PresignInput, Rules
+from qwen_worker.result import ImageResult
+from qwen_worker.schema import HealthInput, PresignInput, Rules, is_data
 from qwen_worker.service import Service
-from qwen_worker.sources.data_url import is_data
 from qwen_worker.stopwatch import Stopwatch, nobody
 
 log = logging.getLogger(__name__)
@@ -80,19 +80,19 @@ class Jobs:
         """
         job_id = str(job.get("id") or uuid.uuid4())
         watch = Stopwatch("validate", tell)
+        results: list[ImageResult] = []
         with job_log.job_context(job_id):
             try:
-                answer = await self._success(job, job_id, watch)
+                answer = await self._success(job, job_id, watch, results)
             except WorkerError as error:
-                answer = _failure(error, watch)
+                answer = self._failed(error, watch, results)
             except Exception as error:  # noqa: BLE001 - the one place
                 unforeseen = UNFORESEEN[watch.stage]("internal error: the worker's log says more, under this job's id")
                 unforeseen.__cause__ = error
-                answer = _failure(unforeseen, watch)
-        self._jobs[answer.body["error"]["type"] if "error" in answer.body else "success"] += 1
+                answer = self._failed(unforeseen, watch, results)
         return answer
 
-    async def _success(self, job: dict[str, Any], job_id: str, watch: Stopwatch) -> Answer:
+    async def _success(self, job: dict[str, Any], job_id: str, watch: Stopwatch, results: list[ImageResult]) -> Answer:
         request = parse(job.get("input"), job_id=job_id, rules=self._rules)
         if isinstance(request, HealthInput):
             return Answer({"status": "success", "result": self._health()})
@@ -104,25 +104,46 @@ class Jobs:
         links = [url for url in (*request.urls, request.upload_url) if url and not is_data(url)]
         job_log.hide(*links, request.prompt, request.negative_prompt)
         with cut_when_cancelled():
-            images = await self._service.images(request, job_id, watch)
-        results = [result.model_dump(mode="json", by_alias=True) for result in images.results]
-        self._pictures.update("reused" if result.meta.reused else "made" for result in images.results)
+            await self._service.images(request, job_id, watch, results.append)
+        self._jobs["success"] += 1
+        return self._delivered(results)
+
+    def _delivered(self, results: Sequence[ImageResult]) -> Answer:
+        self._pictures.update("reused" if result.meta.reused else "made" for result in results)
+        told = [result.model_dump(mode="json", by_alias=True) for result in results]
         log.info(
             "job done",
             extra={
                 "status": "success",
-                "operation": request.operation,
-                "object_keys": [result.object_key for result in images.results],
-                "cache": images.results[0].meta.cache,
-                "reused": images.results[0].meta.reused,
-                "timings_ms": results[-1]["meta"]["timings_ms"],
+                "operation": results[0].meta.operation,
+                "object_keys": [result.object_key for result in results],
+                "cache": results[0].meta.cache,
+                "reused": [result.meta.reused for result in results],
+                "timings_ms": told[-1]["meta"]["timings_ms"],
             },
         )
-        body = {"status": "success", "result": results[0], "results": results}
-        return Answer(body, refresh_worker=images.refresh_worker)
+        return Answer({"status": "success", "result": told[0], "results": told})
+
+    def _failed(self, error: WorkerError, watch: Stopwatch, results: Sequence[ImageResult]) -> Answer:
+        """The answer to a job that failed: with the results that it had by then, if there are any."""
+        _log_failure(error, watch)
+        self._jobs[error.type] += 1
+        if not results:
+            details = {**error.details, "stage": watch.stage, "retryable": error.retryable}
+            body = {"status": "error", "error": {"type": error.type, "message": error.message, "details": details}}
+            return Answer(body, refresh_worker=error.refresh_worker)
+        warning = (
+            f"only {len(results)} of the pictures were made, then {error.type}: {error.message}. Send the same request "
+            f"with seed {results[0].meta.seed} and with reuse for the others: those that are there are not made again"
+        )
+        warned = [
+            one.model_copy(update={"meta": one.meta.model_copy(update={"warnings": (warning, *one.meta.warnings)})})
+            for one in results
+        ]
+        return replace(self._delivered(warned), refresh_worker=error.refresh_worker)
 
     def _health(self) -> dict[str, Any]:
-        """Jobs are counted by their outcomes."""
+        """Requests for pictures are counted by their outcomes, and whatever failed."""
         return {
             **self._about(),
             "uptime_s": round(time.monotonic() - self._begin, 1),
@@ -131,8 +152,7 @@ class Jobs:
         }
 
 
-def _failure(error: WorkerError, watch: Stopwatch) -> Answer:
-    details = {**error.details, "stage": watch.stage, "retryable": error.retryable}
+def _log_failure(error: WorkerError, watch: Stopwatch) -> None:
     log.warning(
         "job failed",
         extra={
@@ -144,5 +164,3 @@ def _failure(error: WorkerError, watch: Stopwatch) -> Answer:
         },
         exc_info=error if error.__cause__ else None,
     )
-    body = {"status": "error", "error": {"type": error.type, "message": error.message, "details": details}}
-    return Answer(body, refresh_worker=error.refresh_worker)

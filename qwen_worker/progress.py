@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Self
 
 GAP_S = 0.5
-FLUSH_S = 10.0  # how long an answer waits for news that is on its way
+FLUSH_S = 3.0  # how long an answer waits for news that is on its way
 
 
 class Progress:

@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from qwen_worker.errors import BadInput
+from qwen_worker.errors import BadInput, bad_input
 from qwen_worker.schema import (
     FIELDS,
     INPUTS,
@@ -83,6 +84,11 @@ class ImageRequest(Knobs):
         several = len(self.images) > 1
         images = [f"picture {number}" if several else "the source" for number in range(1, len(self.images) + 1)]
         return (*images, *(["the mask"] if self.mask else []))
+
+    @property
+    def needs_files(self) -> bool:
+        """Whether the files themselves go somewhere, besides the bucket."""
+        return self.inline or self.upload_url is not None
 
     def numbered(self, number: int) -> "ImageRequest":
         """The same request for the result of this number, from 0: each has a seed of its own."""
@@ -184,8 +190,8 @@ def _edit_of(said: EditInput, rules: Rules) -> dict[str, Any]:
     feather = DEFAULT_FEATHER if said.mask_feather is None else said.mask_feather
     replaces = said.operation == "background_replacement"
     prompt = BACKGROUND.format(said.prompt.rstrip(". ")) if replaces else said.prompt
-    words = [rules.loras[name] for name in sorted(said.lora)]
-    missing = [word for word in words if word and word not in prompt]
+    words = dict.fromkeys(rules.loras[name] for name in sorted(said.lora))
+    missing = [word for word in words if word and not re.search(rf"(?<!\w){re.escape(word)}(?!\w)", prompt)]
     return {
         "operation": "inpaint" if masked and not replaces else said.operation,
         "prompt": ", ".join([*missing, prompt]),
@@ -202,11 +208,6 @@ def _edit_of(said: EditInput, rules: Rules) -> dict[str, Any]:
 def _seed_of(job_id: str) -> int:
     """A job that is run again makes the same picture."""
     return int.from_bytes(hashlib.sha256(job_id.encode(errors="replace")).digest()[:4], "big")
-
-
-def bad_input(problems: list[dict[str, str]]) -> BadInput:
-    """The error that names these problems: `field` and `problem` each."""
-    return BadInput("; ".join(f"{item['field']}: {item['problem']}" for item in problems), problems=problems)
 
 
 def _problems(error: ValidationError, operation: str) -> list[dict[str, str]]:

@@ -7,6 +7,9 @@ from pydantic import BaseModel, Field
 from qwen_worker.request import Knobs
 from qwen_worker.schema import Frozen, Size
 
+#: whether all pictures of a request came out of the bucket; None without pictures
+CacheState = Literal["hit", "miss"] | None
+
 
 class Picture(BaseModel):
     """What is known of one picture; width and height in pixels, after orientation."""
@@ -76,7 +79,7 @@ class Timings(BaseModel):
 class Meta(Knobs):
     """How the picture was made.
 
-    cache: a hit if sources and mask all came out of the bucket; None for a picture that has none.
+    cache: a hit if sources and mask all came out of the bucket.
     geometry: None for a picture that was made from nothing.
     reused: the picture was made for an earlier request that is the same, and no model ran.
     """
@@ -84,7 +87,7 @@ class Meta(Knobs):
     model_id: str
     model_revision: str
     warnings: tuple[str, ...]
-    cache: Literal["hit", "miss"] | None
+    cache: CacheState
     reused: bool
     sources: tuple[Picture, ...]
     mask: Picture | None
@@ -116,15 +119,3 @@ class ImageResult(Link):
     data_url: str | None
     uploaded: bool | None
     meta: Meta
-
-
-class Images(BaseModel):
-    """What a request for pictures comes to, in the order of their seeds; at least one.
-
-    refresh_worker: a later picture failed in such a way that RunPod should replace this process.
-    """
-
-    model_config = Frozen
-
-    results: tuple[ImageResult, ...]
-    refresh_worker: bool = False

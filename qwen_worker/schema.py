@@ -49,8 +49,13 @@ def _address(url: str) -> str:
     return url
 
 
+def is_data(url: str) -> bool:
+    """Whether the address is the picture itself."""
+    return url[:5].lower() == "data:"
+
+
 def _picture(url: str) -> str:
-    if url[:5].lower() != "data:":
+    if not is_data(url):
         return _address(url)
     if not re.match(DATA_PATTERN, url):
         raise PydanticCustomError(
@@ -74,7 +79,11 @@ Url = Annotated[
     str, Field(json_schema_extra={"pattern": URL_PATTERN, "maxLength": MAX_URL_LENGTH}), AfterValidator(_address)
 ]
 PictureUrl = Annotated[
-    str, Field(json_schema_extra={"pattern": f"{URL_PATTERN}|{DATA_PATTERN}"}), AfterValidator(_picture)
+    str,
+    Field(
+        json_schema_extra={"anyOf": [{"pattern": URL_PATTERN, "maxLength": MAX_URL_LENGTH}, {"pattern": DATA_PATTERN}]}
+    ),
+    AfterValidator(_picture),
 ]
 
 
@@ -86,6 +95,13 @@ def _is_given(field: str) -> dict[str, Any]:
 def _together(*pairs: tuple[str, str]) -> list[Any]:
     """JSON Schema: the second of each two is given if the first is."""
     return [{"if": _is_given(one), "then": _is_given(other)} for one, other in pairs]
+
+
+#: JSON Schema: what holds between the fields of PictureInput
+BETWEEN_FIELDS = [
+    *_together(("width", "height"), ("height", "width")),
+    {"if": _is_given("upload_url"), "then": {"properties": {"num_images": {"enum": [1, None]}}}},
+]
 
 
 @dataclass(frozen=True)
@@ -116,7 +132,7 @@ class Rules:
 class PictureInput(BaseModel):
     """What the operations share that make a picture. Unknown fields are refused; null is the same as leaving out."""
 
-    model_config = Frozen | ConfigDict(json_schema_extra={"allOf": _together(("width", "height"), ("height", "width"))})
+    model_config = Frozen | ConfigDict(json_schema_extra={"allOf": BETWEEN_FIELDS})
 
     prompt: Annotated[str, AfterValidator(_words)] = Field(
         description="what to change, or what to make, 1 to 2000 characters; of background_replacement: the background",
@@ -196,9 +212,9 @@ class EditInput(PictureInput):
         json_schema_extra={
             "oneOf": [_is_given("image_url"), _is_given("image_urls")],
             "allOf": [
-                *_together(
-                    ("width", "height"), ("height", "width"), ("strength", "mask_url"), ("mask_feather", "mask_url")
-                ),
+                *BETWEEN_FIELDS,
+                *_together(("strength", "mask_url"), ("mask_feather", "mask_url")),
+                {"if": _is_given("mask_url"), "then": {"properties": {"image_urls": {"maxItems": 1}}}},
                 {
                     "if": {"required": ["operation"], "properties": {"operation": {"const": "inpaint"}}},
                     "then": _is_given("mask_url"),
@@ -359,7 +375,7 @@ FIELDS = tuple(dict.fromkeys(name for kind in get_args(AnyInput) for name in kin
 
 
 def _url_problem(url: str) -> str | None:
-    if re.search(r"[\x00-\x20\x7f\\]", url):
+    if re.search(r"[\x00-\x20\x7f\\\ud800-\udfff]", url):
         return "must not contain spaces, control characters or backslashes: percent-encode them"
     if len(url) > MAX_URL_LENGTH:
         return f"is longer than {MAX_URL_LENGTH} characters"

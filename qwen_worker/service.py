@@ -4,6 +4,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import logging
 import math
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -15,19 +16,21 @@ from weakref import WeakValueDictionary
 from PIL import Image
 
 from qwen_worker.archive import Archive, Finished
-from qwen_worker.errors import StorageError, WorkerError
+from qwen_worker.errors import StorageError, bad_input
 from qwen_worker.images.deliver import deliver, deliver_new
 from qwen_worker.images.encode import encode, largest
 from qwen_worker.images.geometry import Plan, plan
 from qwen_worker.images.masks import fitted, in_cells
 from qwen_worker.originals import Original, Originals
-from qwen_worker.request import ImageRequest, Knobs, bad_input
-from qwen_worker.result import Geometry, ImageResult, Images, Link, Meta, Picture, Timings
+from qwen_worker.request import ImageRequest, Knobs
+from qwen_worker.result import CacheState, Geometry, ImageResult, Link, Meta, Picture, Timings
 from qwen_worker.schema import Size
 from qwen_worker.sources import Source
 from qwen_worker.stopwatch import Stopwatch
 from qwen_worker.threads import off
 from qwen_worker.upload import Uploader
+
+log = logging.getLogger(__name__)
 
 INLINE_LIMIT = 10_000_000  # bytes of an answer: RunPod's documented limit for a payload of /run
 META_ROOM = 8192  # bytes of a result that is not its file and not its prompts: more than the longest has
@@ -36,6 +39,8 @@ META_ROOM = 8192  # bytes of a result that is not its file and not its prompts: 
 class Editor(Protocol):
     """What the model room offers: qwen_worker.model.edit.Editor."""
 
+    model_id: str
+    model_revision: str
     grid: int
     loras: Mapping[str, str]  # name → source@revision/file
 
@@ -71,10 +76,11 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Done:
-    """One picture of a job; `data` is its file, unless it was stored before."""
+    """One picture of a job; `data` is its file, empty unless the request needs files."""
 
     finished: Finished
-    data: bytes | None
+    data: bytes
+    reused: bool
 
 
 class Service:
@@ -114,33 +120,39 @@ class Service:
         """A fresh link to a result; errors as Archive.presign."""
         return await off(self._io, self._archive.presign, object_key)
 
-    async def images(self, request: ImageRequest, job_id: str, watch: Stopwatch) -> Images:
+    async def images(
+        self, request: ImageRequest, job_id: str, watch: Stopwatch, deliver: Callable[[ImageResult], None]
+    ) -> None:
         """Make the pictures that a request asks for, or find them where they were made before.
 
+        Args:
+            request: what to make.
+            job_id: names what is made.
+            watch: told of the stages.
+            deliver: called with each result as soon as it is stored, in the order of their seeds.
+
         Raises:
-            WorkerError: BadInput, DownloadFailed, CacheReadFailed, ModelError or StorageError, if there is no picture.
+            WorkerError: BadInput, DownloadFailed, CacheReadFailed, ModelError or StorageError. What was delivered
+                by then holds.
         """
         if request.upload_url:
             await off(self._io, self._uploader.check, request.upload_url)
         watch.begin("fetch")
         sources = await self._originals.fetched(request)
+        cache: CacheState = ("hit" if all(source.hit for source in sources) else "miss") if sources else None
         digest = self._digest(request, sources)
         watch.begin("lookup")
         async with self._alone(digest):
-            known = await off(self._io, self._archive.find, digest)
-            done, failure = await self._all(request, digest, job_id, sources, known, watch)
-        warnings = [*request.warnings, *([_told(failure, request, len(done))] if failure else [])]
-        _check_answer(request, [one.finished.size for one in done])
-        watch.begin("upload")
-        hit = all(source.hit for source in sources)
-        changed = {"cache": ("hit" if hit else "miss") if sources else None}
-        results = [await self._result(request, one, warnings, changed, watch) for one in done]
-        return Images(results=tuple(results), refresh_worker=failure is not None and failure.refresh_worker)
+            async for done in self._done(request, digest, job_id, sources, watch):
+                deliver(await self._result(request, done, cache, watch))
 
     def _digest(self, request: ImageRequest, sources: Sequence[Source]) -> str:
+        """Of all that decides the pictures of a request."""
         images, masks = sources[: len(request.images)], sources[len(request.images) :]
+        # A picture made from nothing has seen parts of both models.
+        models = [self._editor.made_by(request), (self._editor.model_id, self._editor.model_revision)]
         loras = [self._editor.loras[name] for name in request.lora]
-        maker = json.dumps([*self._editor.made_by(request), loras, dict(self._archive.versions)], sort_keys=True)
+        maker = json.dumps([models, loras, dict(self._archive.versions)], sort_keys=True)
         return request.digest([one.sha256 for one in images], [one.sha256 for one in masks], maker)
 
     @contextlib.asynccontextmanager
@@ -150,54 +162,53 @@ class Service:
         async with lock:
             yield
 
-    async def _all(
-        self,
-        request: ImageRequest,
-        digest: str,
-        job_id: str,
-        sources: Sequence[Source],
-        known: Mapping[int, Finished],
-        watch: Stopwatch,
-    ) -> tuple[list[Done], WorkerError | None]:
-        """One after the other, up to the first that fails; that is an error only if it has none before it."""
-        numbers = range(request.num_images)
-        found = {number: known[number] for number in numbers if number in known and request.reuse}
-        prepared = await self._prepared(request, sources, watch) if len(found) < len(numbers) else None
-        if prepared is None:
+    async def _done(
+        self, request: ImageRequest, digest: str, job_id: str, sources: Sequence[Source], watch: Stopwatch
+    ) -> AsyncIterator[Done]:
+        """The pictures of a request, one after the other."""
+        known = await off(self._io, self._archive.find, digest)
+        found = await self._found(request, known)
+        if len(found) == request.num_images:
+            _check_answer(request, found)
             # Of another address perhaps, but the same bytes: they were decoded when the result was made.
-            meta = found[0].meta
+            meta = found[0].finished.meta
             self._originals.keep(sources, [*meta.sources, *filter(None, [meta.mask])])
-        finished = dict(known)
-        done: list[Done] = []
-        for number in numbers:
-            if number in found or prepared is None:
-                done.append(Done(_again(found[number]), None))
+            for number in range(request.num_images):
+                yield found[number]
+            return
+        prepared = await self._prepared(request, sources, found, watch)
+        for number in range(request.num_images):
+            if number in found:
+                yield found[number]
                 continue
-            watch.image(number + 1, len(numbers))
-            try:
-                one = await self._one(request.numbered(number), number, digest, job_id, prepared, watch)
-            except WorkerError as error:
-                if not done:
-                    raise
-                return done, error
-            done.append(one)
-            finished[number] = one.finished
+            watch.image(number + 1, request.num_images)
+            one = await self._one(request.numbered(number), number, digest, job_id, prepared, watch)
             # At once: what is finished is found again, whatever becomes of this job.
-            await off(self._io, self._archive.remember, digest, finished)
-        return done, None
+            known = {**known, number: one.finished}
+            await off(self._io, self._archive.remember, digest, known)
+            yield one
 
-    async def _prepared(self, request: ImageRequest, sources: Sequence[Source], watch: Stopwatch) -> Prepared:
+    async def _found(self, request: ImageRequest, known: Mapping[int, Finished]) -> dict[int, Done]:
+        """Those of the pictures that need not be made: with their files, if the request needs those."""
+        found = {}
+        for number in range(request.num_images):
+            if request.reuse and number in known:
+                data = await off(self._io, self._archive.read, known[number]) if request.needs_files else b""
+                if data is not None:
+                    found[number] = Done(known[number], data, reused=True)
+        return found
+
+    async def _prepared(
+        self, request: ImageRequest, sources: Sequence[Source], found: Mapping[int, Done], watch: Stopwatch
+    ) -> Prepared:
         """Everything that can be refused is refused here, before the GPU's turn."""
         watch.begin("decode")
         originals = await self._originals.decoded(request, sources)
-        watch.begin("validate")
         sizes = [original.image.size for original in originals[: len(request.images)]]
         planned = plan(request, sizes, grid=self._editor.grid, max_output_pixels=self._max_output_pixels)
         self._editor.check(request, planned.target.canvas, [one.canvas for one in planned.references])
-        bound = largest(planned.delivered, request.output_format, request.output_quality)
-        _check_answer(request, [bound] * request.num_images)
+        _check_answer(request, found, largest(planned.delivered, request.output_format, request.output_quality))
         self._originals.keep(sources, [original.told() for original in originals])
-        watch.begin("decode")
         return await off(self._io, self._prepare, request, planned, originals)
 
     def _prepare(self, request: ImageRequest, planned: Plan, originals: Sequence[Original]) -> Prepared:
@@ -215,6 +226,8 @@ class Service:
         # Averaged over each pixel: what rings, or is drawn out of neighbours, would make the mask larger.
         canvas = planned.target.prepare(mask, Image.Resampling.BOX)
         cells = in_cells(canvas, self._editor.grid // 2)
+        if not cells.getbbox():
+            warnings = ("the mask is empty: nothing was edited", *warnings)
         return Prepared(originals, planned, references, mask, cells, (*told, *warnings))
 
     async def _one(
@@ -242,7 +255,7 @@ class Service:
             timings_ms=Timings.model_validate(watch.milliseconds()),
         )
         finished = Finished(key=key, content_type=encoded.content_type, size=len(encoded.data), meta=meta)
-        return Done(finished, encoded.data)
+        return Done(finished, encoded.data if request.needs_files else b"", reused=False)
 
     async def _on_gpu(self, request: ImageRequest, prepared: Prepared, watch: Stopwatch) -> Image.Image:
         cancelled = threading.Event()
@@ -263,37 +276,34 @@ class Service:
             # A job that was stopped must not keep the GPU from the next one.
             cancelled.set()
 
-    async def _result(
-        self,
-        request: ImageRequest,
-        done: Done,
-        warnings: Sequence[str],
-        changed: Mapping[str, object],
-        watch: Stopwatch,
-    ) -> ImageResult:
+    async def _result(self, request: ImageRequest, done: Done, cache: CacheState, watch: Stopwatch) -> ImageResult:
         finished, data = done.finished, done.data
-        if data is None and (request.inline or request.upload_url):
-            data = await off(self._io, self._archive.read, finished)
-        uploaded = None
+        uploaded, warnings = None, [*request.warnings]
         if request.upload_url:
-            uploaded, told = await self._upload(request.upload_url, data or b"", finished.content_type)
-            warnings = [*warnings, *told]
+            watch.begin("upload")
+            uploaded = await self._upload(request.upload_url, data, finished.content_type, warnings)
         said = finished.meta
-        times = {"timings_ms": Timings.model_validate(watch.milliseconds())} if said.reused else {}
-        meta = said.model_copy(update={"warnings": (*warnings, *said.warnings), **changed, **times})
-        link = self._archive.link(finished.key, finished.content_type)
-        url = (
-            f"data:{finished.content_type};base64,{base64.b64encode(data or b'').decode()}" if request.inline else None
+        times = Timings.model_validate(watch.milliseconds()) if done.reused else said.timings_ms
+        changes = {
+            "warnings": (*warnings, *said.warnings), "cache": cache, "reused": done.reused, "timings_ms": times
+        }  # fmt: skip
+        url = f"data:{finished.content_type};base64,{base64.b64encode(data).decode()}"
+        return ImageResult(
+            **self._archive.link(finished.key, finished.content_type).model_dump(),
+            data_url=url if request.inline else None,
+            uploaded=uploaded,
+            meta=said.model_copy(update=changes),
         )
-        return ImageResult(**link.model_dump(), data_url=url, uploaded=uploaded, meta=meta)
 
-    async def _upload(self, url: str, data: bytes, content_type: str) -> tuple[bool, list[str]]:
+    async def _upload(self, url: str, data: bytes, content_type: str, warnings: list[str]) -> bool:
         """The result is in the bucket: that it did not arrive elsewhere too is said, and loses nothing."""
         try:
             await off(self._io, self._uploader.put, url, data, content_type)
         except StorageError as error:
-            return False, [error.message]
-        return True, []
+            log.warning("result was not uploaded", extra={"reason": error.message}, exc_info=error)
+            warnings.append(error.message)
+            return False
+        return True
 
 
 def _delivered(
@@ -306,29 +316,20 @@ def _delivered(
     return delivery.image, delivery.geometry, delivery.warnings
 
 
-def _again(finished: Finished) -> Finished:
-    return finished.model_copy(update={"meta": finished.meta.model_copy(update={"reused": True})})
-
-
-def _told(failure: WorkerError, request: ImageRequest, done: int) -> str:
-    return (
-        f"{done} of {request.num_images} pictures were made, then {failure.type}: {failure.message}. Send the same "
-        f"request with seed {request.seed} for the others: those that are there are reused"
-    )
-
-
-def _check_answer(request: ImageRequest, sizes: Sequence[int]) -> None:
+def _check_answer(request: ImageRequest, found: Mapping[int, Done], bound: int = 0) -> None:
     """Refuse to promise an answer that RunPod would lose.
 
     Args:
         request: may ask for files in the answer.
-        sizes: of the files, in bytes.
+        found: results whose sizes are known, by their numbers.
+        bound: of the files that are to be made, in bytes.
 
     Raises:
         BadInput: the answer could be too long.
     """
     if not request.inline:
         return
+    sizes = [found[number].finished.size if number in found else bound for number in range(request.num_images)]
     files = [math.ceil(size / 3) * 4 for size in [sizes[0], *sizes]]  # the first is told twice: `result`, `results`
     prompts = len(json.dumps([request.prompt, request.negative_prompt]))
     answer = sum(files) + len(files) * (META_ROOM + prompts)

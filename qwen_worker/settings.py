@@ -185,7 +185,11 @@ class Settings(BaseSettings):
     )
     allow_cpu: bool = Field(False, description="run without CUDA: for tests and the demo only")
     allowed_private_networks: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_networks)] = (
-        Field((), description="comma-separated networks that sources may be fetched from although they are not public")
+        Field(
+            (),
+            description="comma-separated networks that sources may be fetched from, and results sent to, although "
+            "they are not public",
+        )
     )
     prefetch: int = Field(1, description="jobs taken ahead while one is on the GPU, 0 to 4", ge=0, le=4)
     warmup: bool = Field(True, description="one small edit before the first job is taken")

@@ -42,14 +42,6 @@ class Stat:
     content_type: str
 
 
-@dataclass(frozen=True)
-class Link:
-    """A presigned link, and the moment it ends: ISO 8601, UTC."""
-
-    url: str
-    expires_at: str
-
-
 class Bucket:
     """One bucket, below one prefix: every key that a method takes is below it. Safe to share between threads."""
 
@@ -138,11 +130,14 @@ class Bucket:
                 part_size=SINGLE_PART,
             )
 
-    def presign(self, key: str) -> Link:
-        """A link that reads the object at `key` for `expires_s` seconds, made without asking the server."""
+    def presign(self, key: str) -> tuple[str, str]:
+        """A link that reads the object at `key` for `expires_s` seconds, and when that ends (ISO 8601, UTC).
+
+        The server is not asked.
+        """
         now, life = datetime.now(UTC).replace(microsecond=0), timedelta(seconds=self.expires_s)
         url = self._client.presigned_get_object(self.name, self.prefix + key, expires=life, request_date=now)
-        return Link(url, (now + life).isoformat().replace("+00:00", "Z"))
+        return url, (now + life).isoformat().replace("+00:00", "Z")
 
     @contextmanager
     def _operation(self, verb: str) -> Iterator[None]:

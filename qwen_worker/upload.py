@@ -10,8 +10,7 @@ from typing import Any
 import requests
 
 from qwen_worker.deadlines import Deadline
-from qwen_worker.errors import BadInput, StorageError
-from qwen_worker.request import bad_input
+from qwen_worker.errors import BadInput, StorageError, bad_input
 from qwen_worker.web.addresses import Network
 from qwen_worker.web.session import FOREIGN, NoAddressError, Session, is_worth_another_try
 
@@ -42,7 +41,9 @@ class Uploader:
             with Session(self.private, self.ca_file) as session:
                 session.addresses(url)
         except (BadInput, NoAddressError) as error:
-            raise bad_input([{"field": FIELD, "problem": str(error)}]) from error
+            refusal = bad_input([{"field": FIELD, "problem": str(error)}])
+            refusal.retryable = isinstance(error, NoAddressError)
+            raise refusal from error
 
     def put(self, url: str, data: bytes, content_type: str) -> None:
         """Send `data` to `url`, once; no redirect is followed, and no answer's body is read.

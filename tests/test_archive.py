@@ -80,12 +80,26 @@ def test_what_is_gone_or_changed_is_not_found(
     assert archive.find(DIGEST) == {}
 
 
-def test_a_damaged_file_is_not_read(archive: Archive) -> None:
-    """Its answer says how to get another."""
+def test_a_damaged_file_is_not_read(archive: Archive, own_bucket: LocalBucket) -> None:
+    """It is as if it were not there."""
     key = archive.store(DIGEST, "job", 0, encoded())
-    archive.bucket._client.put_object(BUCKET, f"test/{key}", io.BytesIO(b"else"), 4)
-    with pytest.raises(CacheReadFailed, match="reuse false"):
-        archive.read(finished(key))
+    digest = {"sha256": encoded().sha256}
+    own_bucket.client.put_object(BUCKET, f"test/{key}", io.BytesIO(b"erutcip"), 7, metadata=dict(digest))
+    archive.remember(DIGEST, {0: finished(key)})
+
+    assert archive.find(DIGEST)
+    assert archive.read(finished(key)) is None
+
+
+@pytest.mark.parametrize(
+    "key", ["x", f"results/{'e' * 64}/job.png", f"sources/{DIGEST}", f"results/{DIGEST}/manifest.json"]
+)
+def test_a_manifest_names_only_results_of_its_request(archive: Archive, key: str) -> None:
+    """Whoever wrote it."""
+    archive.bucket.put(key, b"picture", "image/png")
+    archive.remember(DIGEST, {0: finished(key)})
+
+    assert archive.find(DIGEST) == {}
 
 
 @pytest.mark.slow

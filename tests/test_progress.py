@@ -94,3 +94,18 @@ def test_what_is_told_when_the_loop_has_ended_is_nothing() -> None:
 
     asyncio.run(job())
     kept[0]({"step": 1})
+
+
+def test_an_answer_does_not_wait_for_ever_for_news_that_hang() -> None:
+    """A few seconds, whatever the job API does."""
+    listener = Listener(slow_s=60)
+
+    async def job() -> float:
+        async with Progress(listener) as tell:
+            tell({"step": 1})
+            await asyncio.sleep(0.05)
+            begin = time.monotonic()
+        return time.monotonic() - begin
+
+    assert 2 < asyncio.run(job()) < 5
+    assert listener.news == []

@@ -129,6 +129,8 @@ def test_an_input_that_is_no_object_is_refused(raw: object) -> None:
         ("image_url", "https://example.com:99999/"),
         ("image_url", "https://[::1/"),
         ("image_url", "https://example.com/" + "a" * 9000),
+        ("image_url", "https://example.com/?\ud800"),
+        ("upload_url", "https://example.com/?\ud800"),
         ("image_url", ["https://example.com/a"]),
         ("prompt", "a" * 2001),
         ("prompt", 3),
@@ -555,6 +557,9 @@ def test_a_lora_is_one_that_is_offered() -> None:
     assert request.lora == {"fast": 0.5, "ink": 1}
     assert request == parse(rules=rules, lora={"fast": 0.5, "ink": 1.0})
     assert parse(rules=rules, lora={"ink": 1}, prompt="warm, ink style").prompt == "warm, ink style"
+    assert parse(rules=rules, lora={"ink": 1}, prompt="pink styles").prompt == "ink style, pink styles"
+    alike = replace(RULES, loras={"a": "art", "b": "art"})
+    assert parse(rules=alike, lora={"a": 1, "b": 1}, prompt="a party").prompt == "art, a party"
     assert parse(rules=rules, lora={}).prompt == "make it warm"
     base = {"image_url": URL, "prompt": "x"}
     assert "it offers ink, fast" in problems({**base, "lora": {"else": 1}}, rules)["lora"]

@@ -1,11 +1,15 @@
 """The way of a request: what reaches the model, and what is kept."""
 
+import dataclasses
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from local import tiny_model
 from local.bucket import LocalBucket
 from local.web import ImageHost
 from qwen_worker import schema
@@ -98,6 +102,52 @@ def test_an_empty_mask_costs_no_model_time(jobs: Jobs, host: ImageHost, editor: 
     assert runs == []
     assert "empty" in result["meta"]["warnings"][0]
     assert result["meta"]["geometry"]["changed_percent"] == 0
+
+
+def test_a_mask_that_vanishes_is_empty(jobs: Jobs, host: ImageHost) -> None:
+    """On the canvas nothing is left of a few faint pixels: that the source comes back is said."""
+    faint = np.zeros((2400, 3200), dtype=np.uint8)
+    faint[::400, ::400] = 12
+    source = host.put("/large", file_of(scene(3200, 2400), "JPEG"))
+    said = {**QUICK, "image_url": source, "mask_url": host.put("/faint", file_of(Image.fromarray(faint)))}
+    result = answer(jobs, {**said, "output_format": "jpeg"})["result"]
+
+    assert "the mask is empty: nothing was edited" in result["meta"]["warnings"]
+
+
+def test_whatever_decides_a_picture_is_in_its_digest(
+    tiny_plus: Path, tiny_t2i: Path, shared_bucket: LocalBucket, tmp_path: Path
+) -> None:
+    """The model, of which a generated picture uses parts too; the LoRAs; the code and its libraries."""
+    words = {"operation": "generate", "prompt": "x", "seed": 1}
+    edit = {"image_url": "https://a/", "prompt": "x", "seed": 1}
+    inked = {**edit, "lora": {"ink": 1}}
+    file = tiny_model.make_lora(tmp_path / "ink.safetensors", tiny_plus)
+    loras = json.dumps([{"name": "ink", "source": str(tmp_path), "weight_file": file.name}])
+
+    def digests(model: Path, **settings: str) -> list[str]:
+        jobs = assemble(
+            made := settings_of(model, shared_bucket, T2I_MODEL_ID=str(tiny_t2i), **settings), build_editor(made)
+        )
+        jobs._service._archive = dataclasses.replace(jobs._service._archive, versions=versions)
+        requests = [parse_image(said, job_id="a", rules=jobs._rules) for said in (words, edit, inked)]
+        sources = [Source("k", b"", "0", hit=True)]
+        return [jobs._service._digest(one, sources[: len(one.images)]) for one in requests]
+
+    versions = {"code": "1"}
+    first = digests(tiny_plus, LORAS=loras)
+    assert digests(tiny_plus, LORAS=loras) == first
+    file.touch()
+    other_lora = digests(tiny_plus, LORAS=loras)
+    other_model = digests(shutil.copytree(tiny_plus, tmp_path / "copy"), LORAS=loras)
+    versions = {"code": "2"}
+    other_code = digests(tiny_plus, LORAS=loras)
+
+    assert len(set(first)) == 3
+    assert other_lora[:2] == first[:2]
+    assert other_lora[2] != first[2]
+    assert not set(other_model) & set(first)
+    assert not set(other_code) & {*first, *other_lora}
 
 
 def test_the_image_that_sets_the_size_is_compared_with(jobs: Jobs, host: ImageHost) -> None:

@@ -14,8 +14,8 @@ from itertools import product
 import numpy as np
 from PIL import Image
 
-from qwen_worker.errors import BadInput, about
-from qwen_worker.request import ImageRequest, bad_input
+from qwen_worker.errors import BadInput, about, bad_input
+from qwen_worker.request import ImageRequest
 from qwen_worker.schema import Size
 
 NATIVE_AREA = 1024 * 1024  # pixels at which the models were trained

@@ -24,9 +24,7 @@ def fitted(picture: Image.Image, size: Size) -> tuple[Image.Image, tuple[str, ..
     ratio = picture.width * size[1] / (picture.height * size[0])
     if max(ratio, 1 / ratio) > 1 + OTHER_SHAPE:
         warnings.append("the mask has another shape than the source: it was stretched")
-    if not mask.any():
-        warnings.append("the mask is empty: nothing was edited")
-    elif (mask == 255).all():
+    if (mask == 255).all():
         warnings.append("the mask is full: all of the picture was edited")
     return Image.fromarray(mask), tuple(warnings)
 

@@ -1,6 +1,7 @@
 """A request and its pictures, if it has any → a picture. Knows no URL, no bucket, no job."""
 
 import contextlib
+import copy
 import gc
 import threading
 import time
@@ -13,12 +14,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from qwen_worker.errors import ModelError, WorkerError
+from qwen_worker.errors import ModelError, WorkerError, bad_input
 from qwen_worker.model import schedulers
 from qwen_worker.model.load import Model
 from qwen_worker.model.loras import switched_on
 from qwen_worker.model.pipelines import prepared, seen_by_plus
-from qwen_worker.request import ImageRequest, bad_input, parse_image
+from qwen_worker.request import ImageRequest, parse_image
 from qwen_worker.schema import MIN_STEPS, Rules, Size
 
 # What the same pipeline puts before the prompt for each picture: img_prompt_template of _get_qwen_prompt_embeds.
@@ -57,6 +58,7 @@ class Editor:
 
     Attributes:
         model_id: of the model that edits; with `model_revision`.
+        t2i_model: id and revision of the model that makes pictures from words alone, if there is one.
         loras: name of a LoRA → what it is: `source@revision/weight_file`.
     """
 
@@ -65,7 +67,7 @@ class Editor:
         self.model_revision = model.revision
         self.grid = model.pipeline.vae_scale_factor * 2
         self.loras: Mapping[str, str] = {name: lora.origin for name, lora in model.loras.items()}
-        self._text_to_image = model.t2i
+        self.t2i_model = (model.t2i.id, model.t2i.revision) if model.t2i else None
         self._pipeline = model.pipeline
         self._inpaint = model.inpaint
         self._t2i = model.t2i.pipeline if model.t2i else None
@@ -74,15 +76,16 @@ class Editor:
         self._scheduler = model.pipeline.scheduler
         self._t2i_scheduler = self._t2i.scheduler if self._t2i else None
         # The tokenizer that reads the prompts; QwenImage21Pipeline has no other.
-        self._control_tokens = sorted(model.pipeline.processor.tokenizer.get_added_vocab())
+        # A copy for `check`: to read a prompt sets how the next is read, and the pipelines do so in another thread.
+        self._tokenizer = copy.deepcopy(model.pipeline.processor.tokenizer)
+        self._control_tokens = sorted(self._tokenizer.get_added_vocab())
         self._is_plus = type(model.pipeline).__name__ == "QwenImageEditPlusPipeline"
         self._is_21 = type(model.pipeline).__name__ == "QwenImage21Pipeline"
 
     def made_by(self, request: ImageRequest) -> tuple[str, str]:
         """Id and revision of the model that makes this request's picture."""
-        if request.operation == "generate" and self._text_to_image:
-            return self._text_to_image.id, self._text_to_image.revision
-        return self.model_id, self.model_revision
+        generates = request.operation == "generate" and self.t2i_model
+        return generates or (self.model_id, self.model_revision)
 
     def check(self, request: ImageRequest, canvas: Size, references: Sequence[Size]) -> None:
         """Refuse, without the GPU, what the model would answer with a raw error.
@@ -209,7 +212,7 @@ class Editor:
     def _spare_tokens(self, text: str) -> int:
         """How many more tokens a text-to-image prompt may have."""
         pipeline: Any = self._t2i
-        words: int = len(pipeline.tokenizer(pipeline.prompt_template_encode.format(text)).input_ids)
+        words: int = len(self._tokenizer(pipeline.prompt_template_encode.format(text)).input_ids)
         start: int = pipeline.prompt_template_encode_start_idx
         return TEXT_TO_IMAGE_TOKENS - (words - start)
 
@@ -220,13 +223,13 @@ class Editor:
         carries the image tokens: each picture's one `<|image_pad|>` is replaced by as many as it has.
         """
         if self._is_21:
-            return _spare_positions_21(self._pipeline, text, references)
+            return _spare_positions_21(self._pipeline, self._tokenizer, text, references)
         pipeline = self._pipeline
         seen = [seen_by_plus(size) for size in references] if self._is_plus else references
         tokens: int = sum(pipeline.processor.image_tokens(size) - 1 for size in seen)
         if self._is_plus:
             text = "".join(PLUS_PICTURE.format(number) for number in range(1, len(references) + 1)) + text
-        words: int = len(pipeline.tokenizer(pipeline.prompt_template_encode.format(text)).input_ids)
+        words: int = len(self._tokenizer(pipeline.prompt_template_encode.format(text)).input_ids)
         length = words - pipeline.prompt_template_encode_start_idx + tokens
         longest = max(side for picture in (canvas, *references) for side in picture)
         rows: int = len(pipeline.transformer.pos_embed.pos_freqs)
@@ -248,7 +251,7 @@ class Editor:
         return check
 
 
-def _spare_positions_21(pipeline: Any, text: str, references: Sequence[Size]) -> int:
+def _spare_positions_21(pipeline: Any, tokenizer: Any, text: str, references: Sequence[Size]) -> int:
     """The same of QwenImage21Rope: a word takes one position, a picture its longest side in latents.
 
     The result takes the position that comes next. Rows and columns are counted from a picture's centre; of those there
@@ -256,7 +259,7 @@ def _spare_positions_21(pipeline: Any, text: str, references: Sequence[Size]) ->
     """
     pictures = " ".join(IMAGE_21_PICTURE.format(number) for number in range(1, len(references) + 1))
     template = pipeline.prompt_template_ti2i.replace(IMAGE_21_PICTURE.format(1), pictures)
-    tokens: int = len(pipeline.processor.tokenizer(template.format(text)).input_ids)
+    tokens: int = len(tokenizer(template.format(text)).input_ids)
     system: int = pipeline._drop_idx  # noqa: SLF001 - nobody else knows
     latent: int = pipeline.vae_scale_factor
     words = tokens - system - len(references)

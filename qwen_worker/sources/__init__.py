@@ -3,8 +3,9 @@
 import hashlib
 from dataclasses import dataclass
 
+from qwen_worker.schema import is_data
 from qwen_worker.sources.cache import SourceCache
-from qwen_worker.sources.data_url import decoded, is_data
+from qwen_worker.sources.data_url import decoded
 from qwen_worker.sources.fetch import Fetcher
 
 

@@ -6,11 +6,6 @@ import binascii
 from qwen_worker.errors import BadInput
 
 
-def is_data(url: str) -> bool:
-    """Whether the address is the picture itself."""
-    return url[:5].lower() == "data:"
-
-
 def decoded(url: str, max_bytes: int) -> bytes:
     """The bytes of a data: URL in base64.
 

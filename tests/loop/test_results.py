@@ -56,7 +56,7 @@ def test_an_answer_that_would_be_lost_is_refused(stack: Stack) -> None:
     """Before the model runs."""
     error = error_of(stack.run(said(stack, "huge", width=2048, height=2048, output="inline")))
 
-    assert (error["type"], error["details"]["stage"]) == ("BadInput", "validate")
+    assert (error["type"], error["details"]["stage"]) == ("BadInput", "decode")
 
 
 def test_four_results_with_four_seeds(stack: Stack) -> None:
