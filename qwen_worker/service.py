@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import contextlib
 import json
 import logging
 import math
@@ -142,7 +141,9 @@ class Service:
         cache: CacheState = ("hit" if all(source.hit for source in sources) else "miss") if sources else None
         digest = self._digest(request, sources)
         watch.begin("lookup")
-        async with self._alone(digest):
+        # Of jobs that ask for the same, one works, and the others find what it made.
+        lock = self._running.setdefault(digest, asyncio.Lock())
+        async with lock:
             async for done in self._done(request, digest, job_id, sources, watch):
                 deliver(await self._result(request, done, cache, watch))
 
@@ -154,13 +155,6 @@ class Service:
         loras = [self._editor.loras[name] for name in request.lora]
         maker = json.dumps([models, loras, dict(self._archive.versions)], sort_keys=True)
         return request.digest([one.sha256 for one in images], [one.sha256 for one in masks], maker)
-
-    @contextlib.asynccontextmanager
-    async def _alone(self, digest: str) -> AsyncIterator[None]:
-        """Of jobs that ask for the same, one works, and the others find what it made."""
-        lock = self._running.setdefault(digest, asyncio.Lock())
-        async with lock:
-            yield
 
     async def _done(
         self, request: ImageRequest, digest: str, job_id: str, sources: Sequence[Source], watch: Stopwatch
