@@ -9,8 +9,8 @@ from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
 from qwen_worker.images.decode import decode
-from qwen_worker.images.encode import encode
-from qwen_worker.schema import OutputFormat
+from qwen_worker.images.encode import encode, largest
+from qwen_worker.schema import OutputFormat, Size
 from tests.pictures import file_of, photo
 
 
@@ -69,3 +69,19 @@ def test_quality_is_obeyed(output_format: OutputFormat) -> None:
 
     assert sizes == sorted(sizes)
     assert sizes[0] < sizes[2] / 2
+
+
+@pytest.mark.parametrize("size", [(512, 512), (257, 256), (1, 1), (1000, 17), (9, 700)])
+@pytest.mark.parametrize("kind", ["noise", "black and white", "checkered"])
+def test_no_file_is_larger_than_its_bound(size: Size, kind: str) -> None:
+    """Of the pictures that compress worst, in each format and at the qualities where something changes."""
+    width, height = size
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    if kind == "black and white":
+        pixels = (pixels > 127).astype(np.uint8) * np.uint8(255)
+    elif kind == "checkered":
+        pixels[:] = (np.indices((height, width)).sum(0) % 2 * 255)[..., None]
+    formats: list[tuple[OutputFormat, list[int]]] = [("png", [95]), ("jpeg", [1, 89, 90, 100]), ("webp", [1, 100])]
+    for name, qualities in formats:
+        for quality in qualities:
+            assert len(encode(Image.fromarray(pixels), name, quality).data) <= largest(size, name, quality)
