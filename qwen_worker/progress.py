@@ -25,7 +25,6 @@ class Progress:
         self._send = send
         self._gap_s = gap_s
         self._news: dict[str, Any] = {}
-        self._open = True
 
     def __call__(self, news: dict[str, Any]) -> None:
         """Tell it, from any thread. What is told before the last was sent takes its place."""
@@ -40,7 +39,7 @@ class Progress:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._open = False
+        # Kept for good: whoever waits for it sends nothing more.
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._sending.acquire(), FLUSH_S)
         self._task.cancel()
@@ -54,8 +53,6 @@ class Progress:
         while True:
             await self._there.wait()
             async with self._sending:
-                if not self._open:
-                    return
                 self._there.clear()
                 await self._send(self._news)
             await asyncio.sleep(self._gap_s)

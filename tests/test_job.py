@@ -440,18 +440,19 @@ def test_a_source_that_cannot_be_kept_costs_no_job(
 
 
 def test_what_the_model_says_of_a_prompt_is_not_logged(jobs: Jobs, host: ImageHost, editor: Editor) -> None:
-    """Libraries put their arguments into what they raise."""
+    """Nor of an address. Libraries put their arguments into what they raise."""
     prompt = "a very private wish"
+    links = [host.put("/private.png", file_of(photo())), host.url("/upload")]
 
     def fail(*_: Any) -> None:
-        raise ValueError(f"cannot encode {prompt!r}")
+        raise ValueError(f"cannot encode {prompt!r} of {links}")
 
     kept = (sys.stdout, sys.excepthook, logging.root.handlers[:], logging.root.level)
     stream = io.StringIO()
     hook = editor._pipeline.transformer.register_forward_pre_hook(fail)
     job_log.setup("DEBUG", stream=stream)
     try:
-        error_of(answer(jobs, said(host.put("/a.png", file_of(photo())), prompt=prompt)))
+        error_of(answer(jobs, said(links[0], prompt=prompt, upload_url=links[1])))
     finally:
         sys.stdout, sys.excepthook, logging.root.handlers[:], logging.root.level = kept
         logging.captureWarnings(capture=False)
@@ -459,8 +460,8 @@ def test_what_the_model_says_of_a_prompt_is_not_logged(jobs: Jobs, host: ImageHo
 
     # The cause of the typed error is there, with its trace.
     assert "qwen_worker.errors.ModelError: the model failed" in stream.getvalue()
-    assert "cannot encode '[hidden]'" in stream.getvalue()
-    assert prompt not in stream.getvalue()
+    assert "cannot encode '[hidden]' of ['[hidden]', '[hidden]']" in stream.getvalue()
+    assert not any(text in stream.getvalue() for text in (prompt, *links))
 
 
 @pytest.fixture
