@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import io
 
 import pytest
 
@@ -49,12 +50,13 @@ def test_it_is_kept_by_the_digest_of_its_bytes(shared_bucket: LocalBucket) -> No
     assert shared_bucket.client.stat_object(BUCKET, key).size == len(b"these bytes")
 
 
-def test_a_damaged_copy_is_written_again(shared_bucket: LocalBucket) -> None:
-    """Of another size, or without its digest."""
-    bucket = bucket_of(shared_bucket)
-    sources = sources_of(bucket)
-    key = f"sources/{hashlib.sha256(b'damaged').hexdigest()}"
-    bucket.put(key, b"else", "image/png")
+@pytest.mark.parametrize(("kept", "digest"), [(b"egamad!", b"egamad!"), (b"dam", b"damaged")])
+def test_a_damaged_copy_is_written_again(shared_bucket: LocalBucket, kept: bytes, digest: bytes) -> None:
+    """Other bytes of the same length, or some of them under the digest of all."""
+    sources = sources_of(bucket_of(shared_bucket))
+    key = f"test/sources/{hashlib.sha256(b'damaged').hexdigest()}"
+    told = {"sha256": hashlib.sha256(digest).hexdigest()}
+    shared_bucket.client.put_object(BUCKET, key, io.BytesIO(kept), len(kept), metadata=dict(told))
 
     assert not sources.load(data_url(b"damaged")).hit
 
