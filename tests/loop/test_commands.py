@@ -37,6 +37,7 @@ def test_the_demo_shows_one_edit(tmp_path: Path) -> None:
 
     assert done.stderr == ""
     assert "[############################] done" in done.stdout
+    assert re.search(r"the job is running: edit, step \d+ of 30", done.stdout)
     assert job["status"] == "COMPLETED"
     assert meta["prompt"] == json.loads((ROOT / "test_input.json").read_text())["input"]["prompt"]
     with Image.open(tmp_path / "out" / "demo.png") as picture:
@@ -67,6 +68,8 @@ def test_serve_prints_a_line_that_works(tmp_path: Path) -> None:
     result = job["output"]["result"]
 
     assert result["meta"]["prompt"] == body["input"]["prompt"]
+    # Here is no job API that could be told of the progress: nobody tries.
+    assert "Failed to return" not in log.read_text()
 
 
 def _printed_body(log: Path) -> dict[str, dict[str, str]]:
