@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -11,7 +12,7 @@ from local import schema_file
 from local.worker import ROOT
 from qwen_worker import errors, schema
 from qwen_worker.family import FAMILY, TEXT_TO_IMAGE
-from qwen_worker.request import parse_image
+from qwen_worker.request import parse, parse_image
 from qwen_worker.settings import Settings
 
 README = (ROOT / "README.md").read_text()
@@ -111,6 +112,16 @@ def test_the_documented_example_validates() -> None:
     rules = schema.Rules(steps=30, cfg_scale=4.0, max_steps=50, max_images=1)
 
     assert parse_image(example["input"], job_id="a", rules=rules).scheduler == "EulerAncestral"
+
+
+def test_every_request_of_the_readme_is_understood() -> None:
+    """Whoever copies one gets no BadInput, but for pictures that are cut short."""
+    lines = [line for line in README.splitlines() if line.startswith('{"input": ')]
+    rules = schema.Rules(steps=30, cfg_scale=4.0, max_steps=50, max_images=3, loras={"ink": "ink"})
+    for line in lines:
+        parse(json.loads(line)["input"], job_id="a", rules=replace(rules, generate=rules))
+
+    assert len(lines) > 6
 
 
 def test_the_readme_shows_a_request_and_its_answer_early() -> None:
