@@ -12,7 +12,7 @@ from local import schema_file
 from local.worker import ROOT
 from qwen_worker import errors, schema
 from qwen_worker.family import FAMILY, TEXT_TO_IMAGE
-from qwen_worker.request import parse, parse_image
+from qwen_worker.request import BACKGROUND, parse, parse_image
 from qwen_worker.settings import Settings
 
 README = (ROOT / "README.md").read_text()
@@ -122,6 +122,7 @@ def test_every_request_of_the_readme_is_understood() -> None:
         parse(json.loads(line)["input"], job_id="a", rules=replace(rules, generate=rules))
 
     assert len(lines) > 6
+    assert BACKGROUND.format("{prompt}") in re.sub(r"\s+", " ", README)
 
 
 def test_the_readme_shows_a_request_and_its_answer_early() -> None:
