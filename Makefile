@@ -21,7 +21,7 @@ serve: $(SETUP)  ## RunPod's local HTTP API on the same parts
 test: $(SETUP)  ## the whole suite
 	$(BIN)/python -m pytest
 
-test-fast: $(SETUP)  ## without the tests that start whole workers or edit at full size
+test-fast: $(SETUP)  ## without the tests that start whole workers, edit at full size or wait for long
 	$(BIN)/python -m pytest -m "not slow"
 
 check: $(SETUP)  ## lint, types, import contracts, Dockerfile

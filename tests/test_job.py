@@ -470,6 +470,7 @@ def full_jobs(tiny: Path, own_bucket: LocalBucket, editor: Editor) -> tuple[Jobs
     return assemble(settings_of(tiny, own_bucket), editor), own_bucket
 
 
+@pytest.mark.slow
 def test_a_result_that_cannot_be_stored_is_an_error(
     full_jobs: tuple[Jobs, LocalBucket], host: ImageHost, editor: Editor
 ) -> None:
@@ -487,6 +488,7 @@ def test_a_result_that_cannot_be_stored_is_an_error(
     assert answer(jobs, said(url))["status"] == "success"
 
 
+@pytest.mark.slow
 def test_a_cache_that_cannot_be_read_costs_no_model_time(
     full_jobs: tuple[Jobs, LocalBucket], host: ImageHost, editor: Editor
 ) -> None:
@@ -526,6 +528,7 @@ def test_limits_come_from_the_settings(tiny: Path, shared_bucket: LocalBucket, h
     assert answer(jobs, said(fine, num_inference_steps=9))["result"]["meta"]["num_inference_steps"] == 2
 
 
+@pytest.mark.slow
 def test_the_buckets_settings_reach_it(
     tiny: Path, shared_bucket: LocalBucket, host: ImageHost, editor: Editor, authority: Authority
 ) -> None:
@@ -557,6 +560,7 @@ def test_sources_over_tls_trust_the_same_authority(
         assert answer(assemble(trusting, editor), said(url))["status"] == "success"
 
 
+@pytest.mark.slow
 def test_the_time_limit_reaches_source_and_bucket(
     tiny: Path, shared_bucket: LocalBucket, host: ImageHost, editor: Editor
 ) -> None:

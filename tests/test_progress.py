@@ -5,6 +5,8 @@ import threading
 import time
 from typing import Any
 
+import pytest
+
 from qwen_worker.progress import Progress
 
 
@@ -96,6 +98,7 @@ def test_what_is_told_when_the_loop_has_ended_is_nothing() -> None:
     kept[0]({"step": 1})
 
 
+@pytest.mark.slow
 def test_an_answer_does_not_wait_for_ever_for_news_that_hang() -> None:
     """A few seconds, whatever the job API does."""
     listener = Listener(slow_s=60)

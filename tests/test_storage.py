@@ -137,6 +137,7 @@ def xml(status: str, body: bytes) -> bytes:
     return head.encode() + b"Connection: close\r\n\r\n" + body
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "raw",
     [
@@ -160,6 +161,7 @@ def test_every_fault_is_one_error(raw: RawServer) -> None:
 SLOW_DOWN = xml("503 Slow Down", b"<Error><Code>SlowDown</Code><Message>later</Message></Error>")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "code", "retryable"),
     [
@@ -181,6 +183,7 @@ def test_what_the_server_refuses_for_good_is_not_worth_another_try(status: str, 
     assert (caught.value.details["code"], caught.value.retryable) == (code, retryable)
 
 
+@pytest.mark.slow
 def test_an_unreachable_bucket_is_told_by_its_cause() -> None:
     """A typing error and a closed port look different."""
     with pytest.raises(StorageError, match="NewConnectionError"):
@@ -189,6 +192,7 @@ def test_an_unreachable_bucket_is_told_by_its_cause() -> None:
         bucket_at("bucket.invalid", 5).get("a")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("raw", [SLOW_DOWN], indirect=True)
 def test_an_overloaded_bucket_is_asked_four_times(raw: RawServer) -> None:
     """And then its own code is told."""

@@ -77,6 +77,7 @@ def before_the_transformer(model: Model, act: Any) -> Iterator[None]:
         hook.remove()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["editor", "plus_editor", "editor_21"])
 def test_whatever_is_asked_changes_the_picture(which: str, request: pytest.FixtureRequest) -> None:
     """An input that is accepted and ignored is a defect."""

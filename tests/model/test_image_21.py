@@ -30,6 +30,8 @@ from tests.model.conftest import load_tiny
 from tests.model.test_edit import ask, before_the_transformer, edit, made
 from tests.pictures import photo
 
+pytestmark = pytest.mark.slow
+
 SCHEDULERS = get_args(SchedulerName)
 SMALL = (256, 256)
 

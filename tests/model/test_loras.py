@@ -28,6 +28,8 @@ from tests.model.test_edit import before_the_transformer, edit, made
 from tests.model.test_pipelines import mask_of
 from tests.pictures import photo
 
+pytestmark = pytest.mark.slow
+
 #: offered by the workers of this file: name → how its file is made
 OFFERED: dict[str, dict[str, Any]] = {
     "warm": {"seed": 1},

@@ -21,6 +21,8 @@ from qwen_worker.schema import SchedulerName, Size
 from tests.model.conftest import load_tiny
 from tests.model.test_edit import ask, edit
 
+pytestmark = pytest.mark.slow
+
 SCHEDULERS = get_args(SchedulerName)
 
 
