@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import urlsplit
 
 from qwen_worker import log as job_log
 from qwen_worker.deadlines import cut_when_cancelled
@@ -102,19 +103,20 @@ class Jobs:
             return Answer({"status": "success", "result": link.model_dump(mode="json")})
         # A data: URL is no secret that a library would repeat, and too long to be looked for in every line.
         links = [url for url in (*request.urls, request.upload_url) if url and not is_data(url)]
-        job_log.hide(*links, request.prompt, request.negative_prompt)
+        # Libraries tell host and path apart; and a path may be what lets one in.
+        job_log.hide(*links, *(urlsplit(url).path for url in links), request.prompt, request.negative_prompt)
         with cut_when_cancelled():
             await self._service.images(request, job_id, watch, results.append)
-        self._jobs["success"] += 1
-        return self._delivered(results)
+        return self._delivered(results, "success")
 
-    def _delivered(self, results: Sequence[ImageResult]) -> Answer:
+    def _delivered(self, results: Sequence[ImageResult], outcome: str) -> Answer:
+        self._jobs[outcome] += 1
         self._pictures.update("reused" if result.meta.reused else "made" for result in results)
         told = [result.model_dump(mode="json", by_alias=True) for result in results]
         log.info(
             "job done",
             extra={
-                "status": "success",
+                "status": outcome,
                 "operation": results[0].meta.operation,
                 "object_keys": [result.object_key for result in results],
                 "cache": results[0].meta.cache,
@@ -127,20 +129,21 @@ class Jobs:
     def _failed(self, error: WorkerError, watch: Stopwatch, results: Sequence[ImageResult]) -> Answer:
         """The answer to a job that failed: with the results that it had by then, if there are any."""
         _log_failure(error, watch)
-        self._jobs[error.type] += 1
         if not results:
+            self._jobs[error.type] += 1
             details = {**error.details, "stage": watch.stage, "retryable": error.retryable}
             body = {"status": "error", "error": {"type": error.type, "message": error.message, "details": details}}
             return Answer(body, refresh_worker=error.refresh_worker)
         warning = (
-            f"only {len(results)} of the pictures were made, then {error.type}: {error.message}. Send the same request "
-            f"with seed {results[0].meta.seed} and with reuse for the others: those that are there are not made again"
+            f"only {len(results)} of the pictures were delivered, then {error.type}: {error.message}. Send the same "
+            f"request with seed {results[0].meta.seed} and with reuse for the others: those that are there are not made "
+            "again"
         )
         warned = [
             one.model_copy(update={"meta": one.meta.model_copy(update={"warnings": (warning, *one.meta.warnings)})})
             for one in results
         ]
-        return replace(self._delivered(warned), refresh_worker=error.refresh_worker)
+        return replace(self._delivered(warned, "partial"), refresh_worker=error.refresh_worker)
 
     def _health(self) -> dict[str, Any]:
         """Requests for pictures are counted by their outcomes, and whatever failed."""

@@ -40,10 +40,13 @@ class Progress:
 
     async def __aexit__(self, *_: object) -> None:
         # Kept for good: whoever waits for it sends nothing more.
-        with contextlib.suppress(TimeoutError):
+        try:
             await asyncio.wait_for(self._sending.acquire(), FLUSH_S)
-        self._task.cancel()
-        await asyncio.wait([self._task])
+        except TimeoutError:
+            pass
+        finally:
+            self._task.cancel()
+            await asyncio.wait([self._task])
 
     def _put(self, news: dict[str, Any]) -> None:
         self._news = news

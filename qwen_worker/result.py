@@ -57,7 +57,7 @@ class Geometry(BaseModel):
 
 
 class Timings(BaseModel):
-    """Wall time of each stage in milliseconds, from the beginning of the job until this result was stored.
+    """Wall time of each stage in milliseconds, from the beginning of the job until this result was delivered.
 
     `lookup` is the search for a stored result, or the wait for the same request that is being done; `queue` is the wait
     for the GPU. A stage that did not take place is 0.

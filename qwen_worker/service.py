@@ -32,7 +32,7 @@ from qwen_worker.upload import Uploader
 log = logging.getLogger(__name__)
 
 INLINE_LIMIT = 10_000_000  # bytes of an answer: RunPod's documented limit for a payload of /run
-META_ROOM = 8192  # bytes of a result that is not its file and not its prompts: more than the longest has
+META_ROOM = 8192  # bytes of a result that is neither its file nor what its request said: more than the longest has
 
 
 class Editor(Protocol):
@@ -145,7 +145,13 @@ class Service:
         lock = self._running.setdefault(digest, asyncio.Lock())
         async with lock:
             async for done in self._done(request, digest, job_id, sources, watch):
-                deliver(await self._result(request, done, cache, watch))
+                if not request.upload_url:
+                    deliver(self._result(request, done, cache, watch))
+        if request.upload_url:
+            # A single result; and nobody who asks for the same waits for the caller's host.
+            watch.begin("upload")
+            told = await self._upload(request.upload_url, done)
+            deliver(self._result(request, done, cache, watch, uploaded=not told, warnings=told))
 
     def _digest(self, request: ImageRequest, sources: Sequence[Source]) -> str:
         """Of all that decides the pictures of a request."""
@@ -270,18 +276,24 @@ class Service:
             # A job that was stopped must not keep the GPU from the next one.
             cancelled.set()
 
-    async def _result(self, request: ImageRequest, done: Done, cache: CacheState, watch: Stopwatch) -> ImageResult:
-        finished, data = done.finished, done.data
-        uploaded, warnings = None, [*request.warnings]
-        if request.upload_url:
-            watch.begin("upload")
-            uploaded = await self._upload(request.upload_url, data, finished.content_type, warnings)
-        said = finished.meta
-        times = Timings.model_validate(watch.milliseconds()) if done.reused else said.timings_ms
+    def _result(
+        self,
+        request: ImageRequest,
+        done: Done,
+        cache: CacheState,
+        watch: Stopwatch,
+        *,
+        uploaded: bool | None = None,
+        warnings: Sequence[str] = (),
+    ) -> ImageResult:
+        finished, said = done.finished, done.finished.meta
         changes = {
-            "warnings": (*warnings, *said.warnings), "cache": cache, "reused": done.reused, "timings_ms": times
-        }  # fmt: skip
-        url = f"data:{finished.content_type};base64,{base64.b64encode(data).decode()}"
+            "warnings": (*request.warnings, *warnings, *said.warnings),
+            "cache": cache,
+            "reused": done.reused,
+            "timings_ms": Timings.model_validate(watch.milliseconds()),
+        }
+        url = f"data:{finished.content_type};base64,{base64.b64encode(done.data).decode()}"
         return ImageResult(
             **self._archive.link(finished.key, finished.content_type).model_dump(),
             data_url=url if request.inline else None,
@@ -289,15 +301,14 @@ class Service:
             meta=said.model_copy(update=changes),
         )
 
-    async def _upload(self, url: str, data: bytes, content_type: str, warnings: list[str]) -> bool:
-        """The result is in the bucket: that it did not arrive elsewhere too is said, and loses nothing."""
+    async def _upload(self, url: str, done: Done) -> list[str]:
+        """Warnings. The result is in the bucket: that it did not arrive elsewhere too is said, and loses nothing."""
         try:
-            await off(self._io, self._uploader.put, url, data, content_type)
+            await off(self._io, self._uploader.put, url, done.data, done.finished.content_type)
         except StorageError as error:
             log.warning("result was not uploaded", extra={"reason": error.message}, exc_info=error)
-            warnings.append(error.message)
-            return False
-        return True
+            return [error.message]
+        return []
 
 
 def _delivered(
@@ -325,8 +336,8 @@ def _check_answer(request: ImageRequest, found: Mapping[int, Done], bound: int =
         return
     sizes = [found[number].finished.size if number in found else bound for number in range(request.num_images)]
     files = [math.ceil(size / 3) * 4 for size in [sizes[0], *sizes]]  # the first is told twice: `result`, `results`
-    prompts = len(json.dumps([request.prompt, request.negative_prompt]))
-    answer = sum(files) + len(files) * (META_ROOM + prompts)
+    said = len(json.dumps([request.prompt, request.negative_prompt, request.lora]))
+    answer = sum(files) + len(files) * (META_ROOM + said)
     if answer > INLINE_LIMIT:
         problem = (
             f"the answer could have {answer} bytes, and RunPod keeps {INLINE_LIMIT}: ask for url, for a smaller size, "

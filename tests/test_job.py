@@ -445,7 +445,7 @@ def test_what_the_model_says_of_a_prompt_is_not_logged(jobs: Jobs, host: ImageHo
     links = [host.put("/private.png", file_of(photo())), host.url("/upload")]
 
     def fail(*_: Any) -> None:
-        raise ValueError(f"cannot encode {prompt!r} of {links}")
+        raise ValueError(f"cannot encode {prompt!r} of {links}, /private.png")
 
     kept = (sys.stdout, sys.excepthook, logging.root.handlers[:], logging.root.level)
     stream = io.StringIO()
@@ -460,7 +460,7 @@ def test_what_the_model_says_of_a_prompt_is_not_logged(jobs: Jobs, host: ImageHo
 
     # The cause of the typed error is there, with its trace.
     assert "qwen_worker.errors.ModelError: the model failed" in stream.getvalue()
-    assert "cannot encode '[hidden]' of ['[hidden]', '[hidden]']" in stream.getvalue()
+    assert "cannot encode '[hidden]' of ['[hidden]', '[hidden]'], [hidden]" in stream.getvalue()
     assert not any(text in stream.getvalue() for text in (prompt, *links))
 
 

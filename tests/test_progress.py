@@ -112,3 +112,27 @@ def test_an_answer_does_not_wait_for_ever_for_news_that_hang() -> None:
 
     assert 2 < asyncio.run(job()) < 5
     assert listener.news == []
+
+
+def test_nothing_is_left_of_a_job_that_is_stopped_while_it_ends() -> None:
+    """Neither a task nor another send."""
+    listener = Listener(slow_s=0.2)
+
+    async def job(said: list[Progress]) -> None:
+        async with Progress(listener, gap_s=0) as tell:
+            said.append(tell)
+            tell({"step": 1})
+            await asyncio.sleep(0.05)
+
+    async def stop() -> int:
+        said: list[Progress] = []
+        task = asyncio.create_task(job(said))
+        await asyncio.sleep(0.1)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        said[0]({"step": 2})
+        await asyncio.sleep(0.4)
+        return len(asyncio.all_tasks())
+
+    assert asyncio.run(stop()) == 1
+    assert {"step": 2} not in listener.news

@@ -5,6 +5,7 @@ import base64
 import hashlib
 import io
 import json
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -250,14 +251,16 @@ def test_a_failure_at_the_third_delivers_two(
     found = asyncio.run(worker.start(four, "a"))
     hook.remove()
     worker.news.clear()
+    counted = worker.body({"operation": "health"})["result"]["jobs"]
     rest = worker.results(four, "b")
 
+    assert counted == {"partial": 1}
     assert found.refresh_worker is refreshes
     assert found.on_the_wire()["status"] == "success"
     assert [result["meta"]["seed"] for result in found.body["results"]] == [7, 8]
     for result in found.body["results"]:
         (warning,) = result["meta"]["warnings"]
-        assert warning.startswith("only 2 of the pictures were made, then ModelError: ")
+        assert warning.startswith("only 2 of the pictures were delivered, then ModelError: ")
         assert "same request with seed 7" in warning
     assert "job failed" in caplog.text
     assert str(error) in caplog.text
@@ -291,7 +294,7 @@ def test_a_bucket_that_dies_between_two_results_delivers_the_first(
     hook.remove()
     own_bucket.start()
 
-    assert "only 1 of the pictures were made, then StorageError" in result["meta"]["warnings"][0]
+    assert "only 1 of the pictures were delivered, then StorageError" in result["meta"]["warnings"][0]
     assert requests.get(result["presigned_url"], timeout=5).ok
 
 
@@ -395,6 +398,32 @@ def test_a_result_goes_to_the_callers_own_place_too(worker: Worker, request_: di
         assert requests.get(result["presigned_url"], timeout=5).content == host.uploads[target]
     assert result["meta"]["reused"]
     assert worker.results(request_)[0]["uploaded"] is None
+
+
+def test_a_slow_place_of_one_caller_delays_no_other(worker: Worker, request_: dict[str, Any], host: ImageHost) -> None:
+    """Whoever asks for the same gets it as soon as it is stored; the time it took is told."""
+    let_go = threading.Event()
+
+    def slow(handler: Any) -> None:
+        let_go.wait(10)
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    host.replies["/slow"] = Reply(script=slow)
+
+    async def both() -> tuple[Answer, Answer]:
+        first = asyncio.create_task(worker.start({**request_, "upload_url": host.url("/slow")}, "a"))
+        while "/slow" not in host.requests:
+            await asyncio.sleep(0.01)
+        second = await worker.start(request_, "b")
+        await asyncio.sleep(0.2)
+        let_go.set()
+        return await first, second
+
+    uploaded, plain = (answer.body["result"] for answer in asyncio.run(both()))
+
+    assert (uploaded["uploaded"], plain["uploaded"]) == (True, None)
+    assert (uploaded["meta"]["reused"], plain["meta"]["reused"]) == (False, True)
+    assert uploaded["meta"]["timings_ms"]["upload"] > 200
 
 
 def test_what_does_not_arrive_there_is_said_and_not_lost(
