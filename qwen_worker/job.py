@@ -136,8 +136,7 @@ class Jobs:
             return Answer(body, refresh_worker=error.refresh_worker)
         warning = (
             f"only {len(results)} of the pictures were delivered, then {error.type}: {error.message}. Send the same "
-            f"request with seed {results[0].meta.seed} and with reuse for the others: those that are there are not made "
-            "again"
+            f"request with seed {results[0].meta.seed} and with reuse for the others: those that are there are reused"
         )
         warned = [
             one.model_copy(update={"meta": one.meta.model_copy(update={"warnings": (warning, *one.meta.warnings)})})

@@ -397,15 +397,16 @@ def test_a_result_goes_to_the_callers_own_place_too(worker: Worker, request_: di
         assert hashlib.sha256(host.uploads[target]).hexdigest() == result["meta"]["output"]["sha256"]
         assert requests.get(result["presigned_url"], timeout=5).content == host.uploads[target]
     assert result["meta"]["reused"]
+    assert result["meta"]["timings_ms"]["upload"] > 0
     assert worker.results(request_)[0]["uploaded"] is None
 
 
 def test_a_slow_place_of_one_caller_delays_no_other(worker: Worker, request_: dict[str, Any], host: ImageHost) -> None:
     """Whoever asks for the same gets it as soon as it is stored; the time it took is told."""
-    let_go = threading.Event()
+    let_go, waited = threading.Event(), []
 
     def slow(handler: Any) -> None:
-        let_go.wait(10)
+        waited.append(let_go.wait(10))
         handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
 
     host.replies["/slow"] = Reply(script=slow)
@@ -421,6 +422,7 @@ def test_a_slow_place_of_one_caller_delays_no_other(worker: Worker, request_: di
 
     uploaded, plain = (answer.body["result"] for answer in asyncio.run(both()))
 
+    assert waited == [True]
     assert (uploaded["uploaded"], plain["uploaded"]) == (True, None)
     assert (uploaded["meta"]["reused"], plain["meta"]["reused"]) == (False, True)
     assert uploaded["meta"]["timings_ms"]["upload"] > 200
