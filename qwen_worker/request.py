@@ -102,8 +102,8 @@ class ImageRequest(Knobs):
             masks: the same of the mask, or nothing.
             maker: model and code.
         """
-        same = {"num_images", "inline", "upload_url", "reuse", "warnings", "images", "mask"}
-        said = self.model_dump(mode="json", exclude=same)
+        left_out = {"num_images", "inline", "upload_url", "reuse", "warnings", "images", "mask"}
+        said = self.model_dump(mode="json", exclude=left_out)
         text = json.dumps([said, list(images), list(masks), maker], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -119,7 +119,7 @@ def parse(raw: object, *, job_id: str, rules: Rules) -> Request:
     """
     if not isinstance(raw, dict):
         raise BadInput('the job needs an "input" object', problems=[{"field": "input", "problem": "not an object"}])
-    operation = raw.get("operation") or "edit"
+    operation = "edit" if raw.get("operation") is None else raw["operation"]
     kind = INPUTS.get(operation) if isinstance(operation, str) else None
     if kind is None:
         raise bad_input([{"field": "operation", "problem": f"must be one of {', '.join(INPUTS)}"}])

@@ -4,7 +4,6 @@ import asyncio
 import base64
 import json
 import logging
-import math
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Executor
@@ -15,14 +14,14 @@ from weakref import WeakValueDictionary
 from PIL import Image
 
 from qwen_worker.archive import Archive, Finished
-from qwen_worker.errors import StorageError, bad_input
-from qwen_worker.images.deliver import deliver, deliver_new
+from qwen_worker.errors import StorageError
 from qwen_worker.images.encode import encode, largest
-from qwen_worker.images.geometry import Plan, plan
-from qwen_worker.images.masks import fitted, in_cells
-from qwen_worker.originals import Original, Originals
+from qwen_worker.images.geometry import plan
+from qwen_worker.inline import check_answer
+from qwen_worker.originals import Originals
+from qwen_worker.prepared import Prepared, prepare
 from qwen_worker.request import ImageRequest, Knobs
-from qwen_worker.result import CacheState, Geometry, ImageResult, Link, Meta, Picture, Timings
+from qwen_worker.result import CacheState, ImageResult, Link, Meta, Picture, Timings
 from qwen_worker.schema import Size
 from qwen_worker.sources import Source
 from qwen_worker.stopwatch import Stopwatch
@@ -30,9 +29,6 @@ from qwen_worker.threads import off
 from qwen_worker.upload import Uploader
 
 log = logging.getLogger(__name__)
-
-INLINE_LIMIT = 10_000_000  # bytes of an answer: RunPod's documented limit for a payload of /run
-META_ROOM = 8192  # bytes of a result that is neither its file nor what its request said: more than the longest has
 
 
 class Editor(Protocol):
@@ -59,18 +55,6 @@ class Editor(Protocol):
         told: Callable[[int, int], None],
     ) -> Image.Image:
         """Make the picture; tells the passes done and those in all; raises ModelError."""
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """The pictures as the model gets them; `mask` is of the result, `cells` is the same as the model gets it."""
-
-    originals: Sequence[Original]
-    plan: Plan
-    references: Sequence[Image.Image]
-    mask: Image.Image | None
-    cells: Image.Image | None
-    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -169,7 +153,7 @@ class Service:
         known = await off(self._io, self._archive.find, digest)
         found = await self._found(request, known)
         if len(found) == request.num_images:
-            _check_answer(request, found)
+            check_answer(request, [found[number].finished.size for number in range(request.num_images)])
             # Of another address perhaps, but the same bytes: they were decoded when the result was made.
             meta = found[0].finished.meta
             self._originals.keep(sources, [*meta.sources, *filter(None, [meta.mask])])
@@ -204,38 +188,21 @@ class Service:
         """Everything that can be refused is refused here, before the GPU's turn."""
         watch.begin("decode")
         originals = await self._originals.decoded(request, sources)
-        sizes = [original.image.size for original in originals[: len(request.images)]]
-        planned = plan(request, sizes, grid=self._editor.grid, max_output_pixels=self._max_output_pixels)
+        images = [original.image.size for original in originals[: len(request.images)]]
+        planned = plan(request, images, grid=self._editor.grid, max_output_pixels=self._max_output_pixels)
         self._editor.check(request, planned.target.canvas, [one.canvas for one in planned.references])
-        _check_answer(request, found, largest(planned.delivered, request.output_format, request.output_quality))
+        bound = largest(planned.delivered, request.output_format, request.output_quality)
+        sizes = [found[n].finished.size if n in found else bound for n in range(request.num_images)]
+        check_answer(request, sizes)
         self._originals.keep(sources, [original.told() for original in originals])
-        return await off(self._io, self._prepare, request, planned, originals)
-
-    def _prepare(self, request: ImageRequest, planned: Plan, originals: Sequence[Original]) -> Prepared:
-        told = tuple(
-            f"{name}: {said}"
-            for name, original in zip(request.names, originals, strict=True)
-            for said in original.decoded.warnings
-        )
-        images, masks = originals[: len(request.images)], originals[len(request.images) :]
-        pairs = zip(planned.references, images, strict=True)
-        references = [placement.prepare(original.image) for placement, original in pairs]
-        if not masks:
-            return Prepared(originals, planned, references, None, None, told)
-        mask, warnings = fitted(masks[0].image, planned.delivered)
-        # Averaged over each pixel: what rings, or is drawn out of neighbours, would make the mask larger.
-        canvas = planned.target.prepare(mask, Image.Resampling.BOX)
-        cells = in_cells(canvas, self._editor.grid // 2)
-        if not cells.getbbox():
-            warnings = ("the mask is empty: nothing was edited", *warnings)
-        return Prepared(originals, planned, references, mask, cells, (*told, *warnings))
+        return await off(self._io, prepare, request, planned, originals, self._editor.grid)
 
     async def _one(
         self, request: ImageRequest, number: int, digest: str, job_id: str, prepared: Prepared, watch: Stopwatch
     ) -> Done:
         made = await self._on_gpu(request, prepared, watch)
         watch.begin("encode")
-        image, geometry, warnings = await off(self._io, _delivered, request, prepared, made)
+        image, geometry, warnings = await off(self._io, prepared.delivered, request, made)
         encoded = await off(self._io, encode, image, request.output_format, request.output_quality)
         watch.begin("upload")
         key = await off(self._io, self._archive.store, digest, job_id, number, encoded)
@@ -266,8 +233,8 @@ class Service:
             return self._editor.edit(request, canvas, prepared.references, prepared.cells, cancelled, watch.step)
 
         watch.begin("queue")
-        if prepared.cells and not prepared.cells.getbbox():
-            # The mask is empty: no GPU time is spent on what nobody would see.
+        if prepared.is_empty:
+            # No GPU time is spent on what nobody would see.
             watch.begin("edit")
             return prepared.references[0]
         try:
@@ -309,38 +276,3 @@ class Service:
             log.warning("result was not uploaded", extra={"reason": error.message}, exc_info=error)
             return [error.message]
         return []
-
-
-def _delivered(
-    request: ImageRequest, prepared: Prepared, made: Image.Image
-) -> tuple[Image.Image, Geometry | None, tuple[str, ...]]:
-    if not request.images:
-        return deliver_new(prepared.plan, made), None, ()
-    source = prepared.originals[request.size_from].image
-    delivery = deliver(request, prepared.plan, source, prepared.mask, made)
-    return delivery.image, delivery.geometry, delivery.warnings
-
-
-def _check_answer(request: ImageRequest, found: Mapping[int, Done], bound: int = 0) -> None:
-    """Refuse to promise an answer that RunPod would lose.
-
-    Args:
-        request: may ask for files in the answer.
-        found: results whose sizes are known, by their numbers.
-        bound: of the files that are to be made, in bytes.
-
-    Raises:
-        BadInput: the answer could be too long.
-    """
-    if not request.inline:
-        return
-    sizes = [found[number].finished.size if number in found else bound for number in range(request.num_images)]
-    files = [math.ceil(size / 3) * 4 for size in [sizes[0], *sizes]]  # the first is told twice: `result`, `results`
-    said = len(json.dumps([request.prompt, request.negative_prompt, request.lora]))
-    answer = sum(files) + len(files) * (META_ROOM + said)
-    if answer > INLINE_LIMIT:
-        problem = (
-            f"the answer could have {answer} bytes, and RunPod keeps {INLINE_LIMIT}: ask for url, for a smaller size, "
-            "fewer pictures, webp, or jpeg of a quality below 90"
-        )
-        raise bad_input([{"field": "output", "problem": problem}])

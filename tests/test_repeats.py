@@ -18,10 +18,10 @@ from local.bucket import BUCKET, LocalBucket
 from local.web import ImageHost, Reply
 from qwen_worker.build import assemble, build_editor
 from qwen_worker.images.encode import largest
+from qwen_worker.inline import INLINE_LIMIT
 from qwen_worker.job import Answer, Jobs
 from qwen_worker.model.edit import Editor
 from qwen_worker.request import BACKGROUND
-from qwen_worker.service import INLINE_LIMIT
 from tests.pictures import file_of, photo
 from tests.test_job import error_of, said, settings_of
 

@@ -19,6 +19,7 @@ from qwen_worker.images.geometry import plan
 from qwen_worker.job import Jobs
 from qwen_worker.model.edit import Editor
 from qwen_worker.originals import Original
+from qwen_worker.prepared import prepare
 from qwen_worker.request import parse_image
 from qwen_worker.sources import Source
 from tests.pictures import file_of, scene
@@ -51,13 +52,13 @@ def original(image: Image.Image) -> Original:
     return Original(Source("https://a/", b"", "0", hit=False), Decoded(image, "PNG"))
 
 
-def test_the_mask_lies_where_it_lies_on_the_source(jobs: Jobs) -> None:
+def test_the_mask_lies_where_it_lies_on_the_source() -> None:
     """On the canvas, in squares of half a grid, and not a square further."""
     source, mask = scene(1281, 721), Image.new("RGB", (1281, 721))
     mask.paste("white", (100, 200, 300, 260))
     request = parse_image({**QUICK, "image_url": "https://a/", "mask_url": "https://m/"}, job_id="a", rules=RULES)
     planned = plan(request, [source.size], grid=32, max_output_pixels=10**8)
-    prepared = jobs._service._prepare(request, planned, [original(source), original(mask)])
+    prepared = prepare(request, planned, [original(source), original(mask)], 32)
     (across, down), (left, top) = planned.reference.scale, planned.reference.offset
     assert prepared.cells
     cells = np.asarray(prepared.cells) > 0
