@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/.done
 
-.PHONY: setup demo serve test test-fast check format schema clean
+.PHONY: setup demo serve test test-fast hostile check format schema clean
 
 setup: $(SETUP)  ## the virtual environment in .venv
 
@@ -23,6 +23,9 @@ test: $(SETUP)  ## the whole suite
 
 test-fast: $(SETUP)  ## without the tests that start whole workers, edit at full size or wait for long
 	$(BIN)/python -m pytest -m "not slow"
+
+hostile: $(SETUP)  ## attack the worker; leaves out/hostile.json
+	$(BIN)/python -m hostile
 
 check: $(SETUP)  ## lint, types, import contracts, Dockerfile
 	$(BIN)/ruff check .

@@ -1,0 +1,1 @@
+"""Attacks on the worker's real parts, and what they came to: `make hostile`."""
