@@ -8,6 +8,7 @@ from typing import Any
 
 from qwen_worker.archive import Archive
 from qwen_worker.family import TEXT_TO_IMAGE_SIZE
+from qwen_worker.images.decoder import Decoder, Limits
 from qwen_worker.job import Jobs
 from qwen_worker.model.device import device
 from qwen_worker.model.edit import Editor
@@ -31,9 +32,11 @@ def build(settings: Settings) -> Jobs:
     """Load the model, warm it up, and put the worker together. The bucket is not asked anything.
 
     Raises:
+        OSError: pictures cannot be decoded.
         qwen_worker.model.hub.LoadError: the model cannot be loaded.
         qwen_worker.errors.ModelError: the model does not work.
     """
+    decoder(limits(settings)).warm_up()
     return assemble(settings, build_editor(settings))
 
 
@@ -43,7 +46,7 @@ def assemble(settings: Settings, editor: Editor) -> Jobs:
     # For each job on its way: fetch its pictures, the mask too, and keep those of the job before.
     io = ThreadPoolExecutor(2 * (MAX_IMAGES + 1) * (1 + settings.prefetch), thread_name_prefix="io")
     service = Service(
-        Originals(build_sources(settings, bucket), io, settings.max_image_pixels),
+        Originals(build_sources(settings, bucket), decoder(limits(settings)), io),
         editor,
         Archive(bucket, made_with),
         Uploader(settings.timeout_seconds, settings.allowed_private_networks, settings.ca_file),
@@ -120,6 +123,17 @@ def build_sources(settings: Settings, bucket: Bucket) -> Sources:
         ca_file=settings.ca_file,
     )
     return Sources(fetcher, SourceCache(bucket))
+
+
+def limits(settings: Settings) -> Limits:
+    """Of decoding one picture."""
+    return Limits(settings.max_image_pixels, settings.decode_memory_bytes, settings.decode_seconds)
+
+
+@functools.cache
+def decoder(of: Limits) -> Decoder:
+    """The decoder of this process with these limits: its own processes serve all."""
+    return Decoder(of)
 
 
 def build_editor(settings: Settings) -> Editor:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from qwen_worker.deadlines import cut_when_cancelled
 from qwen_worker.errors import about
-from qwen_worker.images.decode import Decoded, decode
+from qwen_worker.images.decoder import Decoded, Decoder
 from qwen_worker.request import ImageRequest
 from qwen_worker.result import Picture
 from qwen_worker.sources import Source, Sources
@@ -43,13 +43,13 @@ class Originals:
 
     Attributes:
         sources: URL → bytes.
-        io: threads for the network and for pictures.
-        max_pixels: of a picture.
+        decoder: bytes → picture.
+        io: threads that wait for both.
     """
 
     sources: Sources
+    decoder: Decoder
     io: Executor
-    max_pixels: int
 
     async def fetched(self, request: ImageRequest) -> list[Source]:
         """The bytes of every picture of a request, in the order of its addresses; each address is fetched once.
@@ -92,7 +92,7 @@ class Originals:
 
     def _decode(self, source: Source, name: str) -> Decoded:
         with about(name):
-            return decode(source.data, max_pixels=self.max_pixels, backdrop="black" if name == "the mask" else "white")
+            return self.decoder.decode(source.data, backdrop="black" if name == "the mask" else "white")
 
 
 def _tell_failure(done: Future[None]) -> None:

@@ -127,6 +127,14 @@ class Settings(BaseSettings):
     presign_expiry: int = Field(86400, description="life of a result's link in seconds, 1 to 604800", ge=1, le=604800)
     max_image_bytes: int = Field(26214400, description="largest source in bytes", ge=1)
     max_image_pixels: int = Field(50_000_000, description="largest source in pixels", ge=1)
+    decode_memory_bytes: int = Field(
+        512_000_000,
+        description="memory that decoding one source may take in bytes, the decoding process and its result together",
+        ge=100_000_000,
+    )
+    decode_seconds: float = Field(
+        1.5, description="computing time that decoding one source may take in seconds", gt=0, le=60
+    )
     timeout_seconds: float = Field(
         120, description="total time of one download or one storage operation in seconds", gt=0, le=3600
     )

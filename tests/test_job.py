@@ -25,7 +25,7 @@ from local.tls import Authority, TLSForwarder
 from local.web import ImageHost, Reply
 from qwen_worker import log as job_log
 from qwen_worker.archive import Archive
-from qwen_worker.build import assemble, build_bucket, build_editor
+from qwen_worker.build import assemble, build_bucket, build_editor, decoder, limits
 from qwen_worker.job import UNFORESEEN, Answer, Jobs
 from qwen_worker.model.edit import Editor
 from qwen_worker.originals import Originals
@@ -429,7 +429,7 @@ def test_a_source_that_cannot_be_kept_costs_no_job(
         Fetcher(max_bytes=10**6, timeout_s=5, private=settings.allowed_private_networks), SourceCache(bucket)
     )
     io, gpu = ThreadPoolExecutor(2), ThreadPoolExecutor(1)
-    originals, archive = Originals(sources, io, 10**6), Archive(bucket, {})
+    originals, archive = Originals(sources, decoder(limits(settings)), io), Archive(bucket, {})
     jobs = Jobs(Service(originals, editor, archive, Uploader(5), io=io, gpu=gpu, max_output_pixels=10**6), RULES, dict)
     with caplog.at_level(logging.ERROR):
         body = answer(jobs, said(host.put("/a.png", file_of(photo()))))

@@ -14,7 +14,7 @@ from local.bucket import LocalBucket
 from local.web import ImageHost
 from qwen_worker import schema
 from qwen_worker.build import assemble, build_editor
-from qwen_worker.images.decode import Decoded
+from qwen_worker.images.decoder import Decoded
 from qwen_worker.images.geometry import plan
 from qwen_worker.job import Jobs
 from qwen_worker.model.edit import Editor

@@ -1,80 +1,157 @@
-"""Bytes of a stranger → an upright sRGB picture, as a photographer would expect to see it."""
+"""Bytes of a stranger → an upright sRGB picture, as a photographer would expect to see it.
+
+It trusts the libraries with memory and time; `decoder` runs it where those are limited. The result is made in bands of
+rows, so that beside it and the decoded picture there is never a third of their size.
+"""
 
 import io
 import re
 import struct
+import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from qwen_worker.errors import BadInput
+
+Array = NDArray[np.uint8]
+Stored = Image.Image | Array  # as Pillow or OpenCV decoded it
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 # What Pillow calls the JPEG of many phones and cameras: a second picture (depth, gain map) lies behind the first.
 PHONE_JPEG = "MPO"
 MAX_SIDE = 16383  # pixels: the longest that a WebP result can have
+BAND_PIXELS = 1 << 18
 # Each scan of a progressive JPEG is decoded over the whole picture: real files have about ten, bombs thousands.
 MAX_JPEG_SCANS = 100
 START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
 # Any JPEG marker that begins a segment or ends the picture; in scans FF is followed by 00 or a restart marker.
 MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd7\xff])")
 ORIENTATION = 0x0112
-# EXIF's orientation → what brings the picture upright.
-UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+# EXIF's orientation → a view of the upright picture in which its pixels are where the file has them.
+AS_STORED: dict[int, Callable[[Array], Array]] = {
+    2: lambda upright: upright[:, ::-1],
+    3: lambda upright: upright[::-1, ::-1],
+    4: lambda upright: upright[::-1],
+    5: lambda upright: upright.swapaxes(0, 1),
+    6: np.rot90,
+    7: lambda upright: upright[::-1, ::-1].swapaxes(0, 1),
+    8: lambda upright: np.rot90(upright, -1),
 }
-# Pillow's own limit is another number, and global: ours is checked before any pixel is decoded.
+SIDEWAYS = {5, 6, 7, 8}
+# Pillow's own limit is another number: ours is checked before any pixel is decoded.
 Image.MAX_IMAGE_PIXELS = None
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+# What the libraries raise for bytes that are no picture.
+UNREADABLE = (
+    OSError, ValueError, SyntaxError, EOFError, RuntimeError, LookupError, ArithmeticError, AssertionError,
+    struct.error, zlib.error,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Decoded:
-    """A source as the model may see it: upright, sRGB, 8 bits, no alpha."""
+class Pixels:
+    """A source as the model may see it: upright, sRGB, no alpha. `array`: uint8, (height, width, 3)."""
 
-    image: Image.Image
+    array: Array
     format: str
     warnings: tuple[str, ...] = ()
 
 
-def decode(data: bytes, *, max_pixels: int, backdrop: str = "white") -> Decoded:
+@dataclass(frozen=True)
+class _Head:
+    """What a file says of its pixels."""
+
+    format: str
+    size: tuple[int, int]  # as stored: width, height
+    orientation: int | None
+    profile: bytes | None
+    notes: list[str]
+
+
+def in_memory(height: int, width: int) -> Array:
+    """Where pixels go if nobody says otherwise."""
+    return np.empty((height, width, 3), np.uint8)
+
+
+def decode(
+    data: bytes, *, max_pixels: int, backdrop: str = "white", allocate: Callable[[int, int], Array] = in_memory
+) -> Pixels:
     """Read a JPEG, PNG or WebP.
 
     Args:
         data: the file.
-        max_pixels: width times height that is accepted, checked before the pixels are decoded.
+        max_pixels: width times height that is accepted, checked before any pixel is decoded.
         backdrop: the colour of what is transparent.
+        allocate: height, width → the array to write the pixels to.
 
     Raises:
         BadInput: the bytes are not such a picture, are damaged, or are too large.
+        MemoryError: there is not enough of it.
     """
     try:
-        opened = Image.open(io.BytesIO(data), formats=FORMATS)
-        _check_size(opened, data, max_pixels)
-        opened.load()
-        return _photograph(opened, backdrop)
-    except (OSError, ValueError, SyntaxError, EOFError, RuntimeError) as error:
-        # Pillow raises SyntaxError for broken headers, ValueError and RuntimeError for impossible ones.
+        head, stored = _opened(data, max_pixels)
+        return _upright(head, _webp(data) if stored is None else stored, backdrop, allocate)
+    except UNREADABLE as error:
         raise BadInput(
             "it is not a readable JPEG, PNG or WebP picture: send the picture itself, and all of it"
         ) from error
 
 
-def _check_size(opened: Image.Image, data: bytes, max_pixels: int) -> None:
-    width, height = opened.size
+def _opened(data: bytes, max_pixels: int) -> tuple[_Head, Image.Image | None]:
+    """What the file says, and its pixels as Pillow decodes them, but for a WebP.
+
+    Of that Pillow has four copies at a time, OpenCV one; both ask the same library.
+    """
+    # Opening a WebP allocates its canvases.
+    _check_size(*_webp_size(data), max_pixels)
+    opened = Image.open(io.BytesIO(data), formats=FORMATS)
+    _check_size(*opened.size, max_pixels)
+    kind = "JPEG" if opened.format == PHONE_JPEG else str(opened.format)
+    if kind == "JPEG" and _has_endless_scans(data):
+        raise BadInput(f"it is a JPEG of more than {MAX_JPEG_SCANS} scans: save it as a baseline JPEG")
+    notes = []
+    frames = getattr(opened, "n_frames", 1)
+    if frames > 1 and opened.format != PHONE_JPEG:
+        notes.append(f"it is animated: the first of its {frames} frames was used")
+    if kind != "WEBP":
+        opened.load()
+    try:
+        orientation = opened.getexif().get(ORIENTATION)
+    except (SyntaxError, ValueError, LookupError, TypeError, OSError, struct.error):
+        orientation = None
+        notes.append("its EXIF data is broken: its orientation was ignored")
+    head = _Head(
+        kind,
+        opened.size,
+        orientation if orientation in AS_STORED else None,
+        opened.info.get("icc_profile"),
+        notes,
+    )
+    return head, None if kind == "WEBP" else opened
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise BadInput(f"it has {width} x {height} pixels: send at most {max_pixels} pixels")
     if max(width, height) > MAX_SIDE:
         raise BadInput(f"it has {width} x {height} pixels: send at most {MAX_SIDE} a side")
-    if opened.format in {"JPEG", PHONE_JPEG} and _has_endless_scans(data):
-        raise BadInput(f"it is a JPEG of more than {MAX_JPEG_SCANS} scans: save it as a baseline JPEG")
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """Width and height by a WebP's header (RFC 9649); zeros of anything else."""
+    kind, number = data[12:16], int.from_bytes(data[21:25], "little")
+    if (data[:4], data[8:12]) != (b"RIFF", b"WEBP"):
+        return 0, 0
+    if kind == b"VP8X":
+        return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
+    if kind == b"VP8L":
+        return 1 + (number & 0x3FFF), 1 + (number >> 14 & 0x3FFF)
+    return int.from_bytes(data[26:28], "little") & 0x3FFF, int.from_bytes(data[28:30], "little") & 0x3FFF
 
 
 def _has_endless_scans(data: bytes) -> bool:
@@ -91,27 +168,38 @@ def _has_endless_scans(data: bytes) -> bool:
     return scans > MAX_JPEG_SCANS
 
 
-def _photograph(opened: Image.Image, backdrop: str) -> Decoded:
-    notes = []
-    frames = getattr(opened, "n_frames", 1)
-    if frames > 1 and opened.format != PHONE_JPEG:
-        notes.append(f"it is animated: the first of its {frames} frames was used")
+def _webp(data: bytes) -> Array:
+    """The first frame, (height, width, 3 or 4), blue first."""
     try:
-        orientation = opened.getexif().get(ORIENTATION)
-    except (SyntaxError, ValueError, LookupError, TypeError, OSError, struct.error):
-        orientation = None
-        notes.append("its EXIF data is broken: its orientation was ignored")
-    image = _eight_bit(opened)
-    if orientation in UPRIGHT:
-        image = image.transpose(UPRIGHT[orientation])
-    if profile := opened.info.get("icc_profile"):
-        converted = _to_srgb(image, profile)
-        if converted is None:
-            notes.append("its colour profile is broken and was ignored")
-        image = converted or image
-    return Decoded(
-        _flatten(image, backdrop), "JPEG" if opened.format == PHONE_JPEG else str(opened.format), tuple(notes)
-    )
+        found = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise OSError("OpenCV cannot decode it") from error
+    if found is None:
+        raise OSError("OpenCV cannot decode it")
+    return found.astype(np.uint8, copy=False)
+
+
+def _upright(head: _Head, stored: Stored, backdrop: str, allocate: Callable[[int, int], Array]) -> Pixels:
+    width, height = head.size
+    convert, notes = None, head.notes
+    if head.profile:
+        convert = _to_srgb(_colours(_band(stored, 0, 1)).mode, head.profile)
+        notes = notes if convert else [*notes, "its colour profile is broken and was ignored"]
+    upright = allocate(*((width, height) if head.orientation in SIDEWAYS else (height, width)))
+    view = AS_STORED[head.orientation](upright) if head.orientation else upright
+    rows = max(1, BAND_PIXELS // width)
+    for top in range(0, height, rows):
+        band = _band(stored, top, min(top + rows, height))
+        view[top : top + rows] = _flat(convert(band) if convert else band, backdrop)
+    return Pixels(upright, head.format, tuple(notes))
+
+
+def _band(stored: Stored, top: int, bottom: int) -> Image.Image:
+    """Some rows, with 8 bits."""
+    if isinstance(stored, Image.Image):
+        return _eight_bit(stored.crop((0, top, stored.width, bottom)))
+    code = cv2.COLOR_BGR2RGB if stored.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
+    return Image.fromarray(cv2.cvtColor(stored[top:bottom], code))
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
@@ -125,30 +213,40 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     return grey
 
 
-def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image | None:
-    """Convert the colours and keep the alpha; None if the profile does not fit the picture."""
-    alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
-    colours = image if image.mode in {"RGB", "L", "CMYK"} else image.convert("L" if image.mode == "LA" else "RGB")
+def _colours(image: Image.Image) -> Image.Image:
+    """Without alpha, in a mode that colour management knows."""
+    if image.mode in {"RGB", "L", "CMYK"}:
+        return image
+    return image.convert("L" if image.mode == "LA" else "RGB")
+
+
+def _to_srgb(mode: str, profile: bytes) -> Callable[[Image.Image], Image.Image] | None:
+    """What converts colours of this mode and keeps the alpha; None if the profile does not fit them."""
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        converted = ImageCms.profileToProfile(
-            colours,
+        transform = ImageCms.buildTransform(
             source,
             SRGB,
-            renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
-            outputMode="RGB",
-            flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+            mode,
+            "RGB",
+            ImageCms.Intent.RELATIVE_COLORIMETRIC,
+            ImageCms.Flags.BLACKPOINTCOMPENSATION,
         )
     except (ImageCms.PyCMSError, OSError, ValueError):
         return None
-    if converted is not None and alpha is not None:
-        converted.putalpha(alpha)
+
+    def converted(image: Image.Image) -> Image.Image:
+        colours: Image.Image = transform.apply(_colours(image))
+        if image.has_transparency_data:
+            colours.putalpha(image.convert("RGBA").getchannel("A"))
+        return colours
+
     return converted
 
 
-def _flatten(image: Image.Image, backdrop: str) -> Image.Image:
+def _flat(image: Image.Image, backdrop: str) -> Array:
     """Lay a transparent picture on one colour: what lies hidden below alpha 0 must not appear."""
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    layer = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", layer.size, backdrop), layer).convert("RGB")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, backdrop), layer)
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))

@@ -1,5 +1,6 @@
 """Strangers' bytes → pictures."""
 
+import functools
 import io
 import struct
 import zlib
@@ -9,15 +10,21 @@ import pytest
 from PIL import Image, ImageCms
 
 from qwen_worker.errors import BadInput
-from qwen_worker.images.decode import Decoded, decode
+from qwen_worker.images.decoder import Decoded, Decoder, Limits
 from tests.pictures import file_of, photo
 
 LIMIT = 50_000_000
 ORIENTATION = 0x0112
 
 
+@functools.cache
+def decoder(max_pixels: int) -> Decoder:
+    """The one that workers use, with its process."""
+    return Decoder(Limits(max_pixels, 512_000_000, 2))
+
+
 def read(data: bytes, max_pixels: int = LIMIT) -> Decoded:
-    return decode(data, max_pixels=max_pixels)
+    return decoder(max_pixels).decode(data)
 
 
 def pixel(decoded: Decoded, at: tuple[int, int] = (0, 0)) -> tuple[int, ...]:

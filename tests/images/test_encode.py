@@ -48,7 +48,7 @@ def test_nothing_of_the_sources_metadata_is_left(
     data = file_of(photo(), source, exif=exif, icc_profile=profile, **by_kind[source])
     assert b"secret" in data
 
-    encoded = encode(decode(data, max_pixels=10**6).image, output_format, 95)
+    encoded = encode(Image.fromarray(decode(data, max_pixels=10**6).array), output_format, 95)
 
     back = Image.open(io.BytesIO(encoded.data))
     back.load()

@@ -75,7 +75,7 @@ def test_what_is_transparent_is_kept() -> None:
     layer.paste((255, 255, 255, 255), (10, 10, 30, 20))
     decoded = decode(file_of(layer), max_pixels=10**6, backdrop="black")
 
-    assert (values_of(fitted(decoded.image, (40, 30))[0]) == values_of(box())).all()
+    assert (values_of(fitted(Image.fromarray(decoded.array), (40, 30))[0]) == values_of(box())).all()
 
 
 def test_a_fine_line_reaches_the_model() -> None:

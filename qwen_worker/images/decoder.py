@@ -1,0 +1,214 @@
+"""Bytes of a stranger → a picture, decoded where no library's defect costs more than that one picture.
+
+Decoding happens in processes of their own with hard limits of memory and computing time, an empty environment and no
+files. They are kept for the next picture: a fresh one costs some 0.2 s, a warm one a few milliseconds.
+"""
+
+import contextlib
+import fcntl
+import json
+import logging
+import mmap
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import weakref
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from qwen_worker.errors import BadInput
+
+MESSAGE = 1 << 16  # bytes: the longest between the processes
+PROCESSES = 2  # pictures decoded at the same time
+PICTURES = 1000  # of one process: then a fresh one takes its place
+START_S = 60.0
+# Computing time is what counts; a process that gets none, or sleeps, ends after as many times that.
+WALL = 10
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {"PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1", "OPENCV_LOG_LEVEL": "SILENT"}
+
+BROKEN = "the decoder broke down over it: save it anew with another program"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A source as the model may see it: upright, sRGB, 8 bits, no alpha."""
+
+    image: Image.Image
+    format: str
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of one picture.
+
+    Attributes:
+        pixels: width times height, checked before any pixel is decoded.
+        memory_bytes: what the decoding process may have resident.
+        seconds: of computing.
+    """
+
+    pixels: int
+    memory_bytes: int
+    seconds: float
+
+
+class Decoder:
+    """Decodes pictures, two at a time, in processes that are started when they are needed and kept."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._slots = threading.BoundedSemaphore(PROCESSES)
+        self._idle: list[_Process] = []
+        self._end = weakref.finalize(self, _end_all, self._idle)
+
+    def warm_up(self) -> None:
+        """Start a process, and wait until it is ready.
+
+        Raises:
+            OSError: it cannot be started.
+        """
+        with self._slots:
+            self._idle.append(self._taken())
+
+    def close(self) -> None:
+        """End the processes."""
+        self._end()
+
+    def decode(self, data: bytes, backdrop: str = "white") -> Decoded:
+        """Read a JPEG, PNG or WebP.
+
+        Args:
+            data: the file.
+            backdrop: the colour of what is transparent.
+
+        Raises:
+            BadInput: the bytes are not such a picture, are damaged, are too large, or take too much to decode.
+        """
+        with self._slots:
+            process = self._taken()
+            try:
+                return process.decode(data, backdrop)
+            finally:
+                if process.usable:
+                    self._idle.append(process)
+                else:
+                    process.end()
+
+    def _taken(self) -> "_Process":
+        with contextlib.suppress(IndexError):
+            while True:
+                process = self._idle.pop()
+                if process.alive:
+                    return process
+                process.end()
+        return _Process(self._limits)
+
+
+class _Process:
+    """One process, used by one thread at a time."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._left = PICTURES
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        numbers = (theirs.fileno(), limits.pixels, limits.memory_bytes, limits.seconds)
+        with theirs:
+            self._process = subprocess.Popen(  # noqa: S603 - ourselves
+                [sys.executable, "-m", "qwen_worker.images.decoder_process", *map(str, numbers)],
+                cwd="/",
+                env=ENVIRONMENT,
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        self._socket.settimeout(START_S)
+        if not self._socket.recv(MESSAGE):
+            raise OSError(f"the decoding process did not start: {self.end()}")
+        self._socket.settimeout(WALL * limits.seconds)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it is there still."""
+        return self._process.poll() is None
+
+    @property
+    def usable(self) -> bool:
+        """Whether it can take another picture."""
+        return self._left > 0
+
+    def end(self) -> str:
+        """End it; how it ended."""
+        self._left = 0
+        self._process.kill()
+        self._socket.close()
+        code = self._process.wait()
+        return signal.Signals(-code).name if code < 0 else f"exit {code}"
+
+    def decode(self, data: bytes, backdrop: str) -> Decoded:
+        """As Decoder.decode."""
+        self._left -= 1
+        try:
+            self._send(data, backdrop)
+            message, files, _, _ = socket.recv_fds(self._socket, MESSAGE, 1)
+        except TimeoutError:
+            self.end()
+            raise self._too_slow() from None
+        except ConnectionError:
+            message = b""
+        if not message:
+            raise self._died(self.end())
+        with contextlib.ExitStack() as stack:
+            for file in files:
+                stack.callback(os.close, file)
+            return self._read(json.loads(message), files)
+
+    def _send(self, data: bytes, backdrop: str) -> None:
+        with os.fdopen(os.memfd_create("file"), "w+b", buffering=0) as file:
+            file.write(data)
+            file.seek(0)
+            socket.send_fds(self._socket, [json.dumps({"backdrop": backdrop}).encode()], [file.fileno()])
+
+    def _died(self, how: str) -> BadInput:
+        log.warning("decoding process died", extra={"how": how})
+        return self._too_slow() if how == "SIGPROF" else BadInput(BROKEN)
+
+    def _too_slow(self) -> BadInput:
+        seconds = self._limits.seconds
+        return BadInput(f"decoding it takes more than {seconds:g} s: send a smaller one, or save it anew")
+
+    def _read(self, answer: dict[str, Any], files: list[int]) -> Decoded:
+        if "memory" in answer:
+            self._left = 0
+            megabytes = self._limits.memory_bytes // 10**6
+            raise BadInput(
+                f"decoding it takes more than {megabytes} MB of memory: send a smaller one, or a baseline JPEG"
+            )
+        if "refused" in answer:
+            raise BadInput(str(answer["refused"]))
+        if "broken" in answer:
+            log.warning("error that the decoder did not foresee", extra={"trace": str(answer["broken"])})
+            raise BadInput(BROKEN)
+        return Decoded(_image(files[0], *answer["size"]), str(answer["format"]), tuple(answer["warnings"]))
+
+
+def _image(file: int, width: int, height: int) -> Image.Image:
+    # A process that somebody took over could shrink it below us, and reading on would end this one.
+    fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+    with mmap.mmap(file, 0, prot=mmap.PROT_READ) as pixels, memoryview(pixels) as view:
+        return Image.frombytes("RGB", (width, height), view)
+
+
+def _end_all(processes: list[_Process]) -> None:
+    for process in processes:
+        process.end()
