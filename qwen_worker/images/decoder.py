@@ -188,17 +188,8 @@ class _Process:
         return BadInput(f"decoding it takes more than {seconds:g} s: send a smaller one, or save it anew")
 
     def _read(self, answer: dict[str, Any], files: list[int]) -> Decoded:
-        if "memory" in answer:
-            self._left = 0
-            megabytes = self._limits.memory_bytes // 10**6
-            raise BadInput(
-                f"decoding it takes more than {megabytes} MB of memory: send a smaller one, or a baseline JPEG"
-            )
         if "refused" in answer:
-            raise BadInput(str(answer["refused"]))
-        if "broken" in answer:
-            log.warning("error that the decoder did not foresee", extra={"trace": str(answer["broken"])})
-            raise BadInput(BROKEN)
+            raise BadInput(str(answer["refused"])) from (RuntimeError(answer["cause"]) if answer["cause"] else None)
         return Decoded(_image(files[0], *answer["size"]), str(answer["format"]), tuple(answer["warnings"]))
 
 

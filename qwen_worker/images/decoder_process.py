@@ -24,7 +24,9 @@ from PIL import Image
 
 from qwen_worker.errors import BadInput
 from qwen_worker.images.decode import FORMATS, SRGB, Array, decode
-from qwen_worker.images.decoder import MESSAGE
+from qwen_worker.images.decoder import BROKEN, MESSAGE
+
+MAX_CAUSE = MESSAGE // 16  # characters: as JSON they may take six times as many bytes
 
 
 class _Result:
@@ -65,16 +67,16 @@ def _answer(data: bytes, backdrop: str, max_pixels: int) -> tuple[dict[str, Any]
     try:
         pixels = decode(data, max_pixels=max_pixels, backdrop=backdrop, allocate=result.allocate)
     except BadInput as error:
-        answer: dict[str, Any] = {"refused": error.message}
+        refusal, cause = error.message, repr(error.__cause__) if error.__cause__ else ""
     except MemoryError:
-        answer = {"memory": True}
-    except Exception:  # noqa: BLE001 - of a library, over a stranger's bytes: the parent logs it
-        answer = {"broken": traceback.format_exc()[-MESSAGE // 4 :]}
+        refusal, cause = "decoding it takes too much memory: send a smaller one, or a baseline JPEG", ""
+    except Exception:  # noqa: BLE001 - of a library, over a stranger's bytes
+        refusal, cause = BROKEN, traceback.format_exc()
     else:
         height, width, _ = pixels.array.shape
         return {"format": pixels.format, "size": (width, height), "warnings": pixels.warnings}, result.fd
     os.close(result.fd)
-    return answer, None
+    return {"refused": refusal, "cause": cause[-MAX_CAUSE:]}, None
 
 
 def _send(parent: socket.socket, answer: dict[str, Any], fd: int | None = None) -> None:
