@@ -196,7 +196,10 @@ class _Process:
 def _image(file: int, width: int, height: int) -> Image.Image:
     # A process that somebody took over could shrink it below us, and reading on would end this one.
     fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
-    with mmap.mmap(file, 0, prot=mmap.PROT_READ) as pixels, memoryview(pixels) as view:
+    with (
+        mmap.mmap(file, 0, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE, prot=mmap.PROT_READ) as pixels,
+        memoryview(pixels) as view,
+    ):
         return Image.frombytes("RGB", (width, height), view)
 
 

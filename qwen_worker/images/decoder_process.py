@@ -38,7 +38,11 @@ class _Result:
     def allocate(self, height: int, width: int) -> Array:
         """(height, width, 3) in that file."""
         os.ftruncate(self.fd, height * width * 3)
-        return np.frombuffer(mmap.mmap(self.fd, 0), np.uint8).reshape(height, width, 3)
+        try:
+            pixels = mmap.mmap(self.fd, 0, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
+        except OSError as error:
+            raise MemoryError from error
+        return np.frombuffer(pixels, np.uint8).reshape(height, width, 3)
 
 
 def main() -> None:
