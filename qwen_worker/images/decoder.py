@@ -31,7 +31,13 @@ START_S = 60.0
 # Computing time is what counts; a process that gets none, or sleeps, ends after as many times that.
 WALL = 10
 ROOT = Path(__file__).parents[2]
-ENVIRONMENT = {"PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1", "OPENCV_LOG_LEVEL": "SILENT"}
+ENVIRONMENT = {
+    "PYTHONPATH": str(ROOT),
+    "OPENBLAS_NUM_THREADS": "1",
+    "OPENCV_LOG_LEVEL": "SILENT",
+    # Some builds of Python find their own library by it.
+    **{name: value for name, value in os.environ.items() if name == "LD_LIBRARY_PATH"},
+}
 
 BROKEN = "the decoder broke down over it: save it anew with another program"
 
@@ -124,7 +130,7 @@ class _Process:
         numbers = (theirs.fileno(), limits.pixels, limits.memory_bytes, limits.seconds)
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603 - ourselves
-                [sys.executable, "-m", "qwen_worker.images.decoder_process", *map(str, numbers)],
+                [sys.executable, "-P", "-m", "qwen_worker.images.decoder_process", *map(str, numbers)],
                 cwd="/",
                 env=ENVIRONMENT,
                 pass_fds=[theirs.fileno()],

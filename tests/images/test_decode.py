@@ -4,6 +4,7 @@ import functools
 import io
 import struct
 import zlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -238,6 +239,23 @@ def test_too_many_pixels_are_refused_before_they_are_decoded() -> None:
         read(file_of(photo()), max_pixels=320 * 240 - 1)
 
     assert read(file_of(photo()), max_pixels=320 * 240).image.size == (320, 240)
+
+
+@pytest.mark.parametrize(
+    ("options", "at", "sides"),
+    [
+        ({"quality": 50}, 26, (16383).to_bytes(2, "little") * 2),
+        ({"lossless": True}, 21, (16382 | 16382 << 14).to_bytes(4, "little")),
+        ({"quality": 50, "icc_profile": b"x"}, 24, (16382).to_bytes(3, "little") * 2),
+    ],
+)
+def test_a_huge_webp_is_refused_before_it_is_opened(options: dict[str, Any], at: int, sides: bytes) -> None:
+    """Opening it would take its canvases' memory: 2 GB here."""
+    data = bytearray(file_of(photo(), "WEBP", **options))
+    data[at : at + len(sides)] = sides
+
+    with pytest.raises(BadInput, match="16383 x 16383 pixels"):
+        read(bytes(data))
 
 
 def test_a_jpeg_of_endless_scans_is_refused() -> None:
