@@ -29,8 +29,8 @@ BAND_PIXELS = 1 << 18
 # Each scan of a progressive JPEG is decoded over the whole picture: real files have about ten, bombs thousands.
 MAX_JPEG_SCANS = 100
 START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
-# Any JPEG marker that begins a segment or ends the picture. In scans FF is followed by 00 or a restart marker, and where
-# libjpeg looks for one of those it passes over the numbers below C0.
+# Any JPEG marker that begins a segment or ends the picture. In scans FF is followed by 00 or a restart marker; where
+# libjpeg looks for one of those it passes over numbers below C0.
 MARKER = re.compile(rb"\xff([^\x00-\xbf\xd0-\xd7\xff])")
 ORIENTATION = 0x0112
 # EXIF's orientation → a view of the upright picture in which its pixels are where the file has them.
