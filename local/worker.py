@@ -31,6 +31,8 @@ def environment(model: Path, *parts: Mapping[str, str]) -> dict[str, str]:
         "ALLOW_CPU": "1",
         "CUDA_VISIBLE_DEVICES": "",
         "ALLOWED_PRIVATE_NETWORKS": "127.0.0.0/8",
+        # Local parts listen wherever there is room.
+        "SOURCE_PORTS": "1-65535",
         # The model is so small that a second thread only waits for the first.
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",

@@ -49,7 +49,7 @@ def assemble(settings: Settings, editor: Editor) -> Jobs:
         Originals(build_sources(settings, bucket), decoder(limits(settings)), io),
         editor,
         Archive(bucket, made_with),
-        Uploader(settings.timeout_seconds, settings.allowed_private_networks, settings.ca_file),
+        Uploader(settings.timeout_seconds, settings.allowed_private_networks, settings.ca_file, settings.ports),
         io=io,
         gpu=ThreadPoolExecutor(1, thread_name_prefix="gpu"),
         max_output_pixels=settings.max_output_pixels,
@@ -121,6 +121,8 @@ def build_sources(settings: Settings, bucket: Bucket) -> Sources:
         timeout_s=settings.timeout_seconds,
         private=settings.allowed_private_networks,
         ca_file=settings.ca_file,
+        ports=settings.ports,
+        hosts=settings.hosts,
     )
     return Sources(fetcher, SourceCache(bucket))
 

@@ -35,6 +35,7 @@ class Deadline:
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self._handles: list[socket.socket] = []
+        self._waiting: set[threading.Event] = set()
         self._lock = threading.Lock()
         self._cut = threading.Event()
         self._timer = threading.Timer(seconds, self.cut)
@@ -89,6 +90,20 @@ class Deadline:
         self._cut.wait(min(seconds, self.left))
         self.check()
 
+    @contextlib.contextmanager
+    def waking(self, event: threading.Event) -> Iterator[None]:
+        """Set the event when the time is up, for whoever waits for it inside."""
+        with self._lock:
+            self._waiting.add(event)
+        # After it is known, as in `guard`.
+        if self.passed:
+            event.set()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._waiting.discard(event)
+
     def guard(self, connection: socket.socket) -> None:
         """Shut this connection when the time is up.
 
@@ -107,6 +122,8 @@ class Deadline:
         """End it now."""
         self._cut.set()
         with self._lock:
+            for event in self._waiting:
+                event.set()
             for handle in self._handles:
                 with contextlib.suppress(OSError):
                     handle.shutdown(socket.SHUT_RDWR)

@@ -32,6 +32,7 @@ from qwen_worker.family import (
     commit_of,
     untested,
 )
+from qwen_worker.hosts import DEFAULT_PORTS, HostList, ports_of
 
 RUNPOD_VOLUME = Path("/runpod-volume")
 
@@ -60,6 +61,16 @@ def _endpoint(said: str) -> str:
 
 def _networks(value: Any) -> Any:
     return [ip_network(part.strip()) for part in value.split(",")] if isinstance(value, str) else value
+
+
+def _ports(said: str) -> str:
+    ports_of(said)
+    return said
+
+
+def _hosts(said: str) -> str:
+    HostList.parse(said)
+    return said
 
 
 def _list(value: Any) -> Any:
@@ -199,6 +210,17 @@ class Settings(BaseSettings):
             "they are not public",
         )
     )
+    source_ports: Annotated[str, AfterValidator(_ports)] = Field(
+        DEFAULT_PORTS,
+        description="ports that sources may be fetched from, and results sent to: comma-separated, with ranges such as "
+        "`8000-9000`",
+    )
+    source_hosts: Annotated[str, AfterValidator(_hosts)] = Field(
+        "",
+        description="hosts that sources may be fetched from, redirects too: comma-separated, `example.com`, "
+        "`*.example.com` (its subdomains), `!bad.example.com` (refused, whatever else is said); default: all that are "
+        "not refused. `upload_url` is not bound by it",
+    )
     prefetch: int = Field(1, description="jobs taken ahead while one is on the GPU, 0 to 4", ge=0, le=4)
     warmup: bool = Field(True, description="one small edit before the first job is taken")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least severe line logged")
@@ -302,6 +324,16 @@ class Settings(BaseSettings):
         if not self.t2i_model_id:
             return None
         return TEXT_TO_IMAGE.get(self.t2i_model_id) or untested(self.t2i_model_id, "QwenImagePipeline")
+
+    @property
+    def ports(self) -> tuple[range, ...]:
+        """Of strangers' servers."""
+        return ports_of(self.source_ports)
+
+    @property
+    def hosts(self) -> HostList:
+        """Of sources."""
+        return HostList.parse(self.source_hosts)
 
     @property
     def s3_host(self) -> str:

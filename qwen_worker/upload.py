@@ -12,7 +12,9 @@ import requests
 from qwen_worker.deadlines import Deadline
 from qwen_worker.errors import BadInput, StorageError, bad_input
 from qwen_worker.web.addresses import Network
-from qwen_worker.web.session import FOREIGN, NoAddressError, Session, is_worth_another_try
+from qwen_worker.web.dial import NoAddressError
+from qwen_worker.web.openings import PORTS, Openings
+from qwen_worker.web.session import FOREIGN, Session, is_worth_another_try
 
 FIELD = "upload_url"  # as requests and errors call the address
 
@@ -22,27 +24,31 @@ class Uploader:
     """PUT under limits.
 
     Attributes:
-        timeout_s: total seconds of one PUT, name look-up excepted.
+        timeout_s: total seconds of one PUT, name look-up included.
         private: networks that may be dialled although they are not public.
         ca_file: certificates of the authorities to trust; default: those of certifi.
+        ports: that may be dialled.
     """
 
     timeout_s: float
     private: Sequence[Network] = ()
     ca_file: str | None = None
+    ports: Sequence[range] = PORTS
 
     def check(self, url: str) -> None:
         """Look the host up, so that an address that cannot be used is known before any GPU time. Nothing is dialled.
 
         Raises:
-            BadInput: the address is malformed, or its host has no address or none on the public internet.
+            BadInput: the address is malformed, its port is closed, or its host has no address, none on the public
+                internet, or was not found in time.
         """
         try:
-            with Session(self.private, self.ca_file) as session:
+            with Deadline(self.timeout_s), self._session() as session:
                 session.addresses(url)
-        except (BadInput, NoAddressError) as error:
-            refusal = bad_input([{"field": FIELD, "problem": str(error)}])
-            refusal.retryable = isinstance(error, NoAddressError)
+        except (BadInput, NoAddressError, TimeoutError) as error:
+            slow = f"its host was not found in {self.timeout_s:g} s: check the name, or try again"
+            refusal = bad_input([{"field": FIELD, "problem": slow if isinstance(error, TimeoutError) else str(error)}])
+            refusal.retryable = not isinstance(error, BadInput)
             raise refusal from error
 
     def put(self, url: str, data: bytes, content_type: str) -> None:
@@ -74,10 +80,14 @@ class Uploader:
     def _send(self, url: str, data: bytes, content_type: str) -> int:
         headers = {"Content-Type": content_type}
         with (
-            Session(self.private, self.ca_file) as session,
+            self._session() as session,
             session.send_exactly("PUT", url, self.timeout_s, data=data, headers=headers) as response,
         ):
             return response.status_code
+
+    def _session(self) -> Session:
+        # The operator's list of hosts is about sources: where callers keep their own results is theirs to say.
+        return Session(Openings(self.private, self.ports), self.ca_file)
 
 
 def _next_step(status: int) -> str:

@@ -426,7 +426,8 @@ def test_a_source_that_cannot_be_kept_costs_no_job(
     settings = settings_of(tiny, shared_bucket)
     bucket = build_bucket(settings)
     sources = Forgetful(
-        Fetcher(max_bytes=10**6, timeout_s=5, private=settings.allowed_private_networks), SourceCache(bucket)
+        Fetcher(max_bytes=10**6, timeout_s=5, private=settings.allowed_private_networks, ports=settings.ports),
+        SourceCache(bucket),
     )
     io, gpu = ThreadPoolExecutor(2), ThreadPoolExecutor(1)
     originals, archive = Originals(sources, decoder(limits(settings)), io), Archive(bucket, {})

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from qwen_worker.family import FAMILY, TEXT_TO_IMAGE, Row
+from qwen_worker.hosts import HostList
 from qwen_worker.settings import Settings, SettingsError, load_settings, volume_home
 
 REQUIRED = {
@@ -64,6 +65,8 @@ def test_every_wrong_variable_is_named_at_once(given: pytest.MonkeyPatch) -> Non
         "PREFETCH": "9",
         "LOG_LEVEL": "LOUD",
         "ALLOWED_PRIVATE_NETWORKS": "nonsense",
+        "SOURCE_PORTS": "http",
+        "SOURCE_HOSTS": "http://example.com/",
     }
     for name, value in wrong.items():
         given.setenv(name, value)
@@ -93,6 +96,8 @@ def test_defaults_are_the_documented_ones(given: pytest.MonkeyPatch) -> None:
     assert settings.max_output_pixels == 50_000_000
     assert not settings.allow_cpu
     assert settings.allowed_private_networks == ()
+    assert settings.ports == (range(80, 81), range(443, 444), range(8080, 8081), range(8443, 8444))
+    assert settings.hosts == HostList()
 
 
 def test_dot_env_is_read_and_the_environment_wins(given: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -284,6 +289,16 @@ def test_private_networks_are_a_list(given: pytest.MonkeyPatch) -> None:
     given.setenv("ALLOWED_PRIVATE_NETWORKS", "10.0.0.0/8, fd00::/8")
 
     assert load_settings().allowed_private_networks == (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
+
+
+def test_ports_and_hosts_of_sources_are_lists(given: pytest.MonkeyPatch) -> None:
+    """Comma-separated; what they mean is tested where they are read."""
+    given.setenv("SOURCE_PORTS", "443, 8000-9000")
+    given.setenv("SOURCE_HOSTS", "*.Example.com, !bad.example.com")
+    settings = load_settings()
+
+    assert settings.ports == (range(443, 444), range(8000, 9001))
+    assert settings.hosts == HostList(("*.example.com",), ("bad.example.com",))
 
 
 def test_secrets_do_not_show(given: pytest.MonkeyPatch) -> None:

@@ -14,9 +14,10 @@ from local.tls import Authority, TLSForwarder
 from local.web import ImageHost, Reply
 from qwen_worker.errors import BadInput, StorageError
 from qwen_worker.upload import Uploader
-from qwen_worker.web.session import CONNECT_TIMEOUT_S
+from qwen_worker.web.dial import CONNECT_TIMEOUT_S
 
 LOOPBACK = (ip_network("127.0.0.0/8"),)
+ANY_PORT = (range(1, 65536),)
 PICTURE = bytes(range(256)) * 100
 # More than the buffers between two sockets hold.
 LARGE = b"x" * 32 * 1024**2
@@ -24,7 +25,7 @@ INSIDE = ["127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "2130706433",
 
 
 def uploader(timeout_s: float = 5.0) -> Uploader:
-    return Uploader(timeout_s=timeout_s, private=LOOPBACK)
+    return Uploader(timeout_s=timeout_s, private=LOOPBACK, ports=ANY_PORT)
 
 
 def failure(url: str, to: Uploader | None = None, data: bytes = PICTURE) -> StorageError:
@@ -132,7 +133,7 @@ def test_a_redirect_is_refused(host: ImageHost, status: int) -> None:
 @pytest.mark.parametrize("name", INSIDE)
 def test_nothing_private_is_put_to(host: ImageHost, name: str) -> None:
     """However the address is written: what is checked is what is dialled."""
-    error = failure(f"http://{name}:{host.port}/a?signature=1", Uploader(timeout_s=5))
+    error = failure(f"http://{name}:{host.port}/a?signature=1", Uploader(timeout_s=5, ports=ANY_PORT))
 
     assert "not on the public internet" in error.message
     assert not error.retryable
@@ -150,6 +151,15 @@ def test_the_check_refuses_what_is_private(name: str) -> None:
         "problem": "its host is not on the public internet: give an address that anybody can reach",
     }
     assert caught.value.details == {"problems": [problem]}
+
+
+def test_the_check_refuses_a_closed_port() -> None:
+    """As of a source; nothing is looked up."""
+    with pytest.raises(BadInput, match=r"^upload_url: its port 22 is closed here: give") as caught:
+        Uploader(timeout_s=5).check("http://host.invalid:22/a")
+
+    assert not caught.value.retryable
+    assert "port 22 is closed" in failure("http://host.invalid:22/a?signature=1", Uploader(timeout_s=5)).message
 
 
 @pytest.mark.parametrize(
@@ -267,7 +277,7 @@ def test_a_body_may_take_longer_than_connecting(host: ImageHost) -> None:
 
 
 def trusting(file: Path) -> Uploader:
-    return Uploader(timeout_s=5, private=LOOPBACK, ca_file=str(file))
+    return Uploader(timeout_s=5, private=LOOPBACK, ca_file=str(file), ports=ANY_PORT)
 
 
 def test_https_is_put_to(host: ImageHost, authority: Authority) -> None:

@@ -1,7 +1,8 @@
 """GET a stranger's URL under limits: bytes, time, redirects, and which addresses are dialled."""
 
 import re
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote, urljoin, urlsplit
 
@@ -9,9 +10,12 @@ import requests
 
 from qwen_worker.deadlines import Deadline
 from qwen_worker.errors import BadInput, DownloadFailed, WorkerError
+from qwen_worker.hosts import HostList
 from qwen_worker.schema import MAX_URL_LENGTH
 from qwen_worker.web.addresses import Network
-from qwen_worker.web.session import FOREIGN, NoAddressError, Session, check_url, is_worth_another_try
+from qwen_worker.web.dial import NoAddressError
+from qwen_worker.web.openings import ALL_HOSTS, PORTS, Openings
+from qwen_worker.web.session import FOREIGN, Session, check_url, is_worth_another_try
 
 MAX_REDIRECTS = 3
 CHUNK = 64 * 1024
@@ -24,21 +28,34 @@ class Fetcher:
 
     Attributes:
         max_bytes: longest body.
-        timeout_s: total seconds for all hops, name look-up excepted.
+        timeout_s: total seconds for all hops, name look-up included.
         private: networks that may be dialled although they are not public.
         ca_file: certificates of the authorities to trust; default: those of certifi.
+        ports: that may be dialled, at every hop.
+        hosts: as `ports`.
     """
 
     max_bytes: int
     timeout_s: float
     private: Sequence[Network] = ()
     ca_file: str | None = None
+    ports: Sequence[range] = PORTS
+    hosts: HostList = ALL_HOSTS
+
+    def check(self, url: str) -> None:
+        """Whether this address may be asked at all, as far as it can be told without a look-up.
+
+        Raises:
+            BadInput: it is malformed, or its host or port is closed.
+        """
+        with self._session() as session:
+            session.check(url)
 
     def fetch(self, url: str) -> bytes:
         """The body at `url`, after at most three redirects.
 
         Raises:
-            BadInput: the address is malformed or not public, or the body is too long.
+            BadInput: the address is malformed, closed or not public, or the body is too long.
             DownloadFailed: anything that the other side or the network did.
         """
         check_url(url)
@@ -61,7 +78,7 @@ class Fetcher:
     def _follow(self, url: str) -> bytes:
         for _ in range(MAX_REDIRECTS + 1):
             with (
-                Session(self.private, self.ca_file) as session,
+                self._session() as session,
                 session.send_exactly("GET", url, self.timeout_s, headers=HEADERS) as response,
             ):
                 location = response.headers.get("Location")
@@ -72,22 +89,47 @@ class Fetcher:
             f"it redirects more than {MAX_REDIRECTS} times: send the address that it leads to", retryable=False
         )
 
+    def _session(self) -> Session:
+        return Session(Openings(self.private, self.ports, self.hosts), self.ca_file)
+
     def _body(self, response: requests.Response) -> bytes:
         status = response.status_code
         if status != requests.codes.ok:
             again = is_worth_another_try(status)
             advice = "try again" if again else "check that the link opens for everybody"
             raise DownloadFailed(f"its host answered {status}: {advice}", retryable=again, status=status)
-        if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+        body = self._read(response.raw.stream(CHUNK, decode_content=False))
+        coding = response.headers.get("Content-Encoding", "identity").strip().lower()
+        if coding in {"gzip", "x-gzip"}:
+            body = self._unpacked(body)
+        elif coding != "identity":
             raise DownloadFailed("its host sent a compressed body although none was asked for: use another host")
-        body = bytearray()
-        for chunk in response.raw.stream(CHUNK, decode_content=False):
-            body += chunk
-            if len(body) > self.max_bytes:
-                raise BadInput(f"it is longer than {self.max_bytes} bytes: send a smaller file")
         if not body:
             raise DownloadFailed("its host sent an empty body: check that the link is the picture itself")
+        return body
+
+    def _read(self, chunks: Iterable[bytes]) -> bytes:
+        body = bytearray()
+        for chunk in chunks:
+            body += chunk
+            self._check_length(len(body))
         return bytes(body)
+
+    def _unpacked(self, packed: bytes) -> bytes:
+        """What some hosts compress although nothing was asked for: one layer of it, never more than `max_bytes`."""
+        gzip = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+        try:
+            body = gzip.decompress(packed, self.max_bytes + 1)
+        except zlib.error as error:
+            raise DownloadFailed("its host sent a broken body: try again, or use another host") from error
+        self._check_length(len(body))
+        if not gzip.eof:
+            raise DownloadFailed("its host sent a body that breaks off: try again")
+        return body
+
+    def _check_length(self, length: int) -> None:
+        if length > self.max_bytes:
+            raise BadInput(f"it is longer than {self.max_bytes} bytes: send a smaller file")
 
 
 def _next(url: str, location: str) -> str:

@@ -1,9 +1,8 @@
 """One request to a stranger's server: no proxy, no cookie, no redirect, and only checked addresses are dialled."""
 
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from http.client import HTTPException
-from ipaddress import ip_address
 from typing import Any, Literal
 
 import requests
@@ -13,18 +12,14 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from qwen_worker import __version__
-from qwen_worker.deadlines import Watched, current
+from qwen_worker.deadlines import Watched
 from qwen_worker.errors import BadInput
-from qwen_worker.web.addresses import Network, is_dialable
+from qwen_worker.web.dial import CONNECT_TIMEOUT_S, NoAddressError, connect, resolve
+from qwen_worker.web.lookup import Found
+from qwen_worker.web.openings import Openings
 
-CONNECT_TIMEOUT_S = 5.0
 # identity: a compressed body could unfold to any size.
 HEADERS = {"User-Agent": f"qwen-worker/{__version__}", "Accept-Encoding": "identity"}
-
-
-class NoAddressError(Exception):
-    """No name server knows the host."""
-
 
 #: What a request raises when the other side or the network fails it.
 FOREIGN = (NoAddressError, requests.RequestException, urllib3.exceptions.HTTPError, HTTPException, OSError, ValueError)
@@ -39,44 +34,61 @@ def check_url(url: str) -> None:
     """Whether the libraries below understand the address.
 
     Raises:
-        BadInput: they do not.
+        BadInput: they do not, or it is not one of http or https.
     """
     try:
-        requests.Request("GET", url).prepare()
-    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+        address = requests.Request("GET", url).prepare().url or ""
+    except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
         raise BadInput("its address is not valid: check it") from error
+    if not address.lower().startswith(("http://", "https://")):
+        raise BadInput("its address is not valid: give one that begins with http:// or https://")
 
 
 class Session(requests.Session):
     """One hop: no proxy, no cookie, no redirect.
 
     Args:
-        private: networks that may be dialled although they are not public.
+        openings: where it may dial.
         ca_file: certificates of the authorities to trust; default: those of certifi.
     """
 
-    def __init__(self, private: Sequence[Network], ca_file: str | None) -> None:
+    def __init__(self, openings: Openings, ca_file: str | None) -> None:
         super().__init__()
         self.trust_env = False
         self.verify = ca_file or True
         self.headers.clear()
         self.headers.update(HEADERS)
-        self._adapter = _Adapter(private)
+        self._adapter = _Adapter(openings)
         self.mount("http://", self._adapter)
         self.mount("https://", self._adapter)
 
-    def addresses(self, url: str) -> list[Any]:
+    def addresses(self, url: str) -> Found:
         """The addresses that `send_exactly` would dial, as `socket.getaddrinfo` lists them.
 
         Raises:
-            BadInput: the address is malformed, or its host is not on the public internet.
+            BadInput: the address is malformed or closed, or its host is not on the public internet.
             NoAddressError: its host has none.
+            TimeoutError: the thread's deadline passed.
         """
+        found: Found = self._connection(url).addresses()
+        return found
+
+    def check(self, url: str) -> None:
+        """Whether the address may be asked at all. Nothing is looked up.
+
+        Raises:
+            BadInput: it is malformed or closed.
+        """
+        self._connection(url).check()
+
+    def _connection(self, url: str) -> Any:
         check_url(url)
         request = self.prepare_request(requests.Request("GET", url))
-        pool: Any = self._adapter.get_connection_with_tls_context(request, self.verify)
-        found: list[Any] = pool.ConnectionCls(pool.host, pool.port).addresses()
-        return found
+        try:
+            pool: Any = self._adapter.get_connection_with_tls_context(request, self.verify)
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            raise BadInput("its address is not valid: check it") from error
+        return pool.ConnectionCls(pool.host, pool.port)
 
     def send_exactly(
         self,
@@ -93,7 +105,7 @@ class Session(requests.Session):
         body of the answer is not read.
 
         Raises:
-            BadInput: the host is not on the public internet.
+            BadInput: the host or the port is closed, or the host is not on the public internet.
             FOREIGN: anything that the other side or the network did.
         """
         request = self.prepare_request(requests.Request(method, url, data=data, headers=headers))
@@ -116,10 +128,10 @@ def _target(url: str) -> str:
 class _Adapter(HTTPAdapter):
     """Transport whose connections go only to addresses that were checked."""
 
-    def __init__(self, private: Sequence[Network]) -> None:
+    def __init__(self, openings: Openings) -> None:
         self.target: str | None = None
         self.timeout_s: float | None = None
-        self._private = private
+        self._openings = openings
         super().__init__(max_retries=0)
 
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **options: Any) -> None:  # noqa: FBT001, FBT002 - requests' signature
@@ -133,11 +145,15 @@ class _Adapter(HTTPAdapter):
             port: int
             sock: socket.socket | None
 
-            def addresses(self) -> list[Any]:
-                return _resolve(self.host, self.port, adapter._private)
+            def check(self) -> None:
+                adapter._openings.check(self.host, self.port)
+
+            def addresses(self) -> Found:
+                self.check()
+                return resolve(self.host, self.port, adapter._openings.private)
 
             def _new_conn(self) -> socket.socket:
-                return _connect(self.addresses())
+                return connect(self.addresses())
 
             def connect(self) -> None:
                 super().connect()  # type: ignore[misc]
@@ -158,34 +174,3 @@ class _Adapter(HTTPAdapter):
             "http": type("PlainPool", (HTTPConnectionPool,), {"ConnectionCls": Plain}),
             "https": type("SecurePool", (HTTPSConnectionPool,), {"ConnectionCls": Secure}),
         }
-
-
-def _resolve(host: str, port: int, private: Sequence[Network]) -> list[Any]:
-    """The addresses of `host` that may be dialled: those checked here are the ones connected to."""
-    try:
-        found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
-    except UnicodeError as error:
-        raise BadInput("its host is not a valid name: check the address") from error
-    except OSError as error:
-        raise NoAddressError("its host has no address: check the name") from error
-    allowed = [item for item in found if is_dialable(ip_address(item[4][0]), private)]
-    if not allowed:
-        raise BadInput("its host is not on the public internet: give an address that anybody can reach")
-    return allowed
-
-
-def _connect(found: list[Any]) -> socket.socket:
-    """A connection to the first of these that answers."""
-    failure: OSError | None = None
-    for family, kind, protocol, _, address in found:
-        deadline = current()
-        sock = socket.socket(family, kind, protocol)
-        sock.settimeout(min(CONNECT_TIMEOUT_S, deadline.left or 0.001) if deadline else CONNECT_TIMEOUT_S)
-        try:
-            sock.connect(address)
-        except OSError as error:
-            sock.close()
-            failure = error
-        else:
-            return sock
-    raise failure or OSError("no address")

@@ -11,7 +11,8 @@ import pytest
 
 from local.bucket import ACCESS_KEY, BUCKET, REGION, SECRET_KEY, LocalBucket
 from local.web import ImageHost
-from qwen_worker.errors import CacheReadFailed
+from qwen_worker.errors import BadInput, CacheReadFailed
+from qwen_worker.hosts import HostList
 from qwen_worker.sources import Sources
 from qwen_worker.sources.cache import SourceCache
 from qwen_worker.sources.fetch import Fetcher
@@ -33,7 +34,7 @@ def bucket_of(local: LocalBucket, *, secret: str = SECRET_KEY, name: str = BUCKE
 
 
 def sources_of(bucket: Bucket) -> Sources:
-    fetcher = Fetcher(max_bytes=1000, timeout_s=5, private=(ip_network("127.0.0.0/8"),))
+    fetcher = Fetcher(max_bytes=1000, timeout_s=5, private=(ip_network("127.0.0.0/8"),), ports=(range(1, 65536),))
     return Sources(fetcher, SourceCache(bucket))
 
 
@@ -58,6 +59,16 @@ def test_a_second_load_comes_from_the_bucket(sources: Sources, host: ImageHost) 
     assert (second.data, second.hit) == (b"picture", True)
     assert first.sha256 == second.sha256 == hashlib.sha256(b"picture").hexdigest()
     assert host.requests == ["/a?signature=1"]
+
+
+def test_a_copy_of_a_host_that_was_closed_since_is_not_used(shared_bucket: LocalBucket, host: ImageHost) -> None:
+    """What the operator closes is closed for those who asked before, too."""
+    sources = sources_of(bucket_of(shared_bucket))
+    url = host.put("/closed", b"picture")
+    sources.keep(sources.load(url), "image/png")
+    closed = Fetcher(max_bytes=1000, timeout_s=5, ports=(range(1, 65536),), hosts=HostList.parse("!127.0.0.1"))
+    with pytest.raises(BadInput, match="not one that this worker fetches from"):
+        Sources(closed, SourceCache(bucket_of(shared_bucket))).load(url)
 
 
 def test_what_was_not_kept_is_fetched_again(sources: Sources, host: ImageHost) -> None:

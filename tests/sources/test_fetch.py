@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import gzip
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
 from ipaddress import ip_network
 from pathlib import Path
@@ -16,14 +18,16 @@ from local.tls import Authority, TLSForwarder
 from local.web import ImageHost, Reply
 from qwen_worker.deadlines import cut_when_cancelled
 from qwen_worker.errors import BadInput, DownloadFailed, WorkerError
+from qwen_worker.hosts import HostList
 from qwen_worker.sources.fetch import Fetcher
 
 LOOPBACK = (ip_network("127.0.0.0/8"),)
 LIMIT = 1000
+ANY_PORT = (range(1, 65536),)
 
 
 def fetcher(timeout_s: float = 5.0) -> Fetcher:
-    return Fetcher(max_bytes=LIMIT, timeout_s=timeout_s, private=LOOPBACK)
+    return Fetcher(max_bytes=LIMIT, timeout_s=timeout_s, private=LOOPBACK, ports=ANY_PORT)
 
 
 def test_the_body_is_returned(host: ImageHost) -> None:
@@ -141,7 +145,7 @@ def test_a_redirect_is_checked_like_the_address_itself(host: ImageHost) -> None:
 )
 def test_nothing_private_is_connected_to(host: ImageHost, name: str) -> None:
     """However the address is written: what is checked is what is dialled."""
-    closed = Fetcher(max_bytes=LIMIT, timeout_s=5)
+    closed = Fetcher(max_bytes=LIMIT, timeout_s=5, ports=ANY_PORT)
     url = host.put("/a", b"x").replace("127.0.0.1", name)
     with pytest.raises(WorkerError) as caught:
         closed.fetch(url)
@@ -153,7 +157,7 @@ def test_nothing_private_is_connected_to(host: ImageHost, name: str) -> None:
 def test_the_loopback_host_is_refused_as_bad_input(host: ImageHost) -> None:
     """The caller must change the request, and learns why."""
     with pytest.raises(BadInput, match="not on the public internet"):
-        Fetcher(max_bytes=LIMIT, timeout_s=5).fetch(host.put("/a", b"x"))
+        Fetcher(max_bytes=LIMIT, timeout_s=5, ports=ANY_PORT).fetch(host.put("/a", b"x"))
 
 
 def test_the_environments_proxy_is_not_used(host: ImageHost, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,7 +286,7 @@ def tls(host: ImageHost, authority: Authority) -> Iterator[Callable[..., TLSForw
 
 def over_tls(authority: Authority | None, timeout_s: float = 5.0) -> Fetcher:
     file = str(authority.file) if authority else None
-    return Fetcher(max_bytes=LIMIT, timeout_s=timeout_s, private=LOOPBACK, ca_file=file)
+    return Fetcher(max_bytes=LIMIT, timeout_s=timeout_s, private=LOOPBACK, ca_file=file, ports=ANY_PORT)
 
 
 def test_https_is_fetched(host: ImageHost, tls: Callable[..., TLSForwarder], authority: Authority) -> None:
@@ -371,3 +375,64 @@ def test_nothing_is_left_behind(host: ImageHost) -> None:
 
     assert second[0] <= first[0] + 2
     assert second[1] <= first[1] + 2
+
+
+@pytest.mark.parametrize(
+    "url", ["http://example.com:22/", "https://[2606:4700::1111]:6379/a", "http://host.invalid:81/"]
+)
+def test_a_port_that_is_not_open_is_refused(url: str) -> None:
+    """Before the host is looked up: a name that does not exist is told otherwise."""
+    with pytest.raises(BadInput, match=r"port \d+ is closed here: give an address with one of 80, 443, 8080, 8443"):
+        Fetcher(max_bytes=LIMIT, timeout_s=5).fetch(url)
+
+
+def test_a_redirect_to_a_closed_port_is_refused(host: ImageHost) -> None:
+    """The rule holds at every hop."""
+    other = Fetcher(max_bytes=LIMIT, timeout_s=5, private=LOOPBACK, ports=(range(host.port, host.port + 1),))
+    host.replies["/1"] = Reply(status=302, headers={"Location": "http://127.0.0.1:22/"})
+    with pytest.raises(BadInput, match="port 22 is closed"):
+        other.fetch(host.url("/1"))
+
+
+def test_only_hosts_that_the_operator_opened_are_asked(host: ImageHost) -> None:
+    """However they are spelt, and at every hop."""
+    chosen = replace(fetcher(), hosts=HostList.parse("127.0.0.1, localhost, !127.0.0.2"))
+    host.replies["/1"] = Reply(status=302, headers={"Location": f"http://127.2:{host.port}/a"})
+    host.put("/a", b"x")
+
+    assert chosen.fetch(host.url("/a")) == b"x"
+    for url in (host.url("/1"), f"http://127.0.0.3:{host.port}/a", "http://host.invalid/"):
+        with pytest.raises(BadInput, match="not one that this worker fetches from"):
+            chosen.fetch(url)
+    assert host.requests == ["/a", "/1"]
+
+
+def test_a_packed_body_is_unpacked(host: ImageHost) -> None:
+    """Some hosts compress whatever they are asked for."""
+    packed = gzip.compress(b"x" * LIMIT)
+
+    assert fetcher().fetch(host.put("/a", packed, **{"Content-Encoding": "gzip"})) == b"x" * LIMIT
+
+
+def test_a_packed_body_counts_with_what_it_unfolds_to(host: ImageHost) -> None:
+    """Or a few bytes would fill the memory."""
+    url = host.put("/a", gzip.compress(b"x" * (LIMIT + 1)), **{"Content-Encoding": "gzip"})
+    with pytest.raises(BadInput, match="1000 bytes"):
+        fetcher().fetch(url)
+
+
+@pytest.mark.parametrize(("coding", "kept"), [("gzip", -1), ("gzip, gzip", None), ("br", None), ("zstd", None)])
+def test_a_body_that_cannot_be_unpacked_fails(host: ImageHost, coding: str, kept: int | None) -> None:
+    """Cut off, or in a way that nobody needs."""
+    packed = gzip.compress(b"x" * LIMIT)[:kept]
+    with pytest.raises(DownloadFailed):
+        fetcher().fetch(host.put("/a", packed, **{"Content-Encoding": coding}))
+
+
+@pytest.mark.parametrize(
+    "url", ["file:///etc/passwd", "ftp://example.com/", "gopher://example.com/", "data:,x", "", "x"]
+)
+def test_only_http_is_fetched(url: str) -> None:
+    """The request's schema says so first; this is the last line."""
+    with pytest.raises(BadInput, match="not valid"):
+        fetcher().fetch(url)

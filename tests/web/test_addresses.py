@@ -49,3 +49,9 @@ def test_an_operator_can_open_a_network() -> None:
     assert is_dialable(ip_address("fd00::1"), opened)
     assert not is_dialable(ip_address("10.0.1.9"), opened)
     assert not is_dialable(ip_address("127.0.0.1"), opened)
+
+
+@pytest.mark.parametrize("address", ["168.63.129.16", "2a00::300:5efe:a00:1", "3ffe::1", "3000::1", "2d00::1"])
+def test_what_is_public_by_its_number_only_may_not(address: str) -> None:
+    """The platform's own place at Azure, an embedded address with the other bits set, and space that nobody has."""
+    assert not is_dialable(ip_address(address))

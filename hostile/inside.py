@@ -1,0 +1,120 @@
+"""`python -m hostile.inside SUITE CANDIDATE`: the attacks of hostile.addresses; each outcome is a line of JSON.
+
+A process of its own, since it leaves the machine's network for good.
+"""
+
+import dataclasses
+import json
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from hostile import canary, fetchers, kin, namespace, names, zone
+from hostile.outcome import WORKER, Outcome
+from local.tls import Authority
+
+VECTORS = Path(__file__).parent.parent / "tests/data/ssrf_vectors.json"
+FILES = {
+    "/etc/resolv.conf": zone.RESOLV_CONF,
+    "/etc/nsswitch.conf": "hosts: files dns\n",
+    "/etc/hosts": "127.0.0.1 localhost localhost.localdomain\n::1 localhost ip6-localhost ip6-loopback\n",
+}
+NAMES = ("pub.test", "www.pub.test", "sni.test", "pub6.test", "localhost", "127.0.0.1", "::1", zone.PUBLIC, zone.PUBLIC_V6)
+LITERAL_S = 1.0
+
+
+class World:
+    """The canary, the name server and the authority of this namespace."""
+
+    def __init__(self, folder: Path, urls: list[str]) -> None:
+        namespace.enter(FILES, zone.REFUSING)
+        authority = Authority(folder)
+        self.ca_file = str(authority.file)
+        self.zone = zone.serve()
+        self.canary = canary.Canary(authority.context(*NAMES), {port for url in urls for port in _ports(url)})
+
+    def attack(self, name: str, fetch: fetchers.Fetch, url: str, *, ports: bool = False, typed: bool = True) -> Outcome:
+        """What an address that must not be fetched came to. `ports`: closed ports count; `typed`: errors' types do."""
+        before, asked = len(self.canary.dialled), len(self.zone.asked)
+        heads = len(self.canary.heads)
+        body, error, seconds = fetchers.tried(fetch, url)
+        self.canary.settle()
+        wrong = [place for place in self.canary.dialled[before:] if _is_forbidden(place, ports=ports)]
+        through = None
+        if wrong:
+            through = f"dialled {wrong}"
+        elif any(re.search(rb"(?im)^x-injected", head) for head in self.canary.heads[heads:]):
+            through = "a header of the caller's was sent"
+        elif body is not None and not url.lower().startswith("http"):
+            through = f"a body of {len(body)} bytes"
+        elif typed and error and not fetchers.is_typed(error):
+            through = f"{type(error).__name__}: {error}"
+        elif error and seconds > LITERAL_S and len(self.zone.asked) == asked and not self.canary.dialled[before:]:
+            through = "refused late"
+        return Outcome(name, through, seconds)
+
+    def control(self, name: str, fetch: fetchers.Fetch, url: str) -> Outcome:
+        """An ordinary picture."""
+        body, error, seconds = fetchers.tried(fetch, url)
+        through = None if body == canary.PICTURE else f"not fetched: {error!r}"
+        return Outcome(name, through, seconds, control=True)
+
+
+def _is_forbidden(place: tuple[str, int], *, ports: bool) -> bool:
+    return place[0] not in zone.OPEN or (ports and place[1] not in {80, 443, 8080, 8443})
+
+
+def _ports(url: str) -> list[int]:
+    found = [int(port) for port in re.findall(r"(?::|%3A)(\d{1,5})(?=[/%?#@]|$)", url)]
+    return [port for port in found if 1 <= port <= 65535]
+
+
+def listed() -> list[dict[str, str]]:
+    """The list of addresses: `cat`, `url`, and `expect`, which is block, noinject or allow."""
+    vectors: list[dict[str, str]] = json.loads(VECTORS.read_text())
+    return vectors
+
+
+def addresses(folder: Path, candidate: str) -> Iterator[Outcome]:
+    """S1: the list; of this worker also a PUT to each, each with every port open, and the kin."""
+    vectors = listed()
+    more = [*kin.block(), *kin.injected()] if candidate == WORKER else []
+    ports = list(kin.closed_ports()) if candidate == WORKER else []
+    world = World(folder, [vector["url"] for vector in vectors] + more + ports)
+    fetch, typed = fetchers.of(candidate, world.ca_file), candidate == WORKER
+    for number, vector in enumerate(vectors):
+        name, url = f"{number} {vector['cat']} {vector['url']!a}", vector["url"]
+        if vector["expect"] == "allow":
+            yield world.control(name, fetch, url)
+        else:
+            yield world.attack(name, fetch, url, ports=typed, typed=typed)
+    if candidate == WORKER:
+        anywhere = fetchers.worker_with(world.ca_file, any_port=True).fetch
+        put = fetchers.put_with(world.ca_file)
+        listed_urls = [vector["url"] for vector in vectors if vector["expect"] != "allow"]
+        for how, call, urls in (("any port", anywhere, listed_urls + more), ("PUT", put, listed_urls + more)):
+            yield from (world.attack(f"{how} {number} {url!a}", call, url) for number, url in enumerate(urls))
+        yield from (world.attack(f"kin {url!a}", fetch, url, ports=True) for url in more + ports)
+
+
+SUITES: dict[str, Callable[[Path, str], Iterator[Outcome]]] = {
+    "S1": addresses,
+    "S2": lambda folder, candidate: names.attacks(World(folder, []), candidate),
+}
+
+
+def main() -> None:
+    """Run one suite on one candidate."""
+    suite, candidate = sys.argv[1:]
+    with tempfile.TemporaryDirectory() as folder:
+        for outcome in SUITES[suite](Path(folder), candidate):
+            print(json.dumps(dataclasses.asdict(outcome)), flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except namespace.NamespaceError as error:
+        sys.exit(f"no network of our own: {error}")
