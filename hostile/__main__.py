@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from hostile.outcome import WORKER, Suite, told
+from hostile.servers import S3, S4
 
 OUT = Path("out/hostile.json")
 LIBRARIES = ("Pillow", "requests", "urllib3", "numpy", "pydantic")
-SUITES: tuple[Suite, ...] = ()
+SUITES: tuple[Suite, ...] = (S3, S4)
 
 
 def main() -> int:
