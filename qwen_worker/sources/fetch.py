@@ -1,5 +1,6 @@
 """GET a stranger's URL under limits: bytes, time, redirects, and which addresses are dialled."""
 
+import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -80,14 +81,15 @@ class Fetcher:
             raise DownloadFailed(f"its host answered {status}: {advice}", retryable=again, status=status)
         if response.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise DownloadFailed("its host sent a compressed body although none was asked for: use another host")
-        body = bytearray()
+        # Hands its own bytes over: a bytearray would have to be copied, and twice the body be in memory.
+        body = io.BytesIO()
         for chunk in response.raw.stream(CHUNK, decode_content=False):
-            body += chunk
-            if len(body) > self.max_bytes:
+            if body.tell() + len(chunk) > self.max_bytes:
                 raise BadInput(f"it is longer than {self.max_bytes} bytes: send a smaller file")
-        if not body:
+            body.write(chunk)
+        if not body.tell():
             raise DownloadFailed("its host sent an empty body: check that the link is the picture itself")
-        return bytes(body)
+        return body.getvalue()
 
 
 def _next(url: str, location: str) -> str:
