@@ -1,127 +1,31 @@
 """What a hostile server answers to a GET in the clear: one function a name, which is also the path."""
 
-import gzip
-import time
-import zlib
-from collections.abc import Callable
-from functools import cache
-
-import brotli
-
-from local.hostile_server import CHUNK, Behaviour, Peer
-
-MAX_BYTES = 26_214_400
-TIMEOUT_S = 8.0
-PICTURE = bytes(range(256)) * 256
-CUT = PICTURE[:-1000]
-BLOCK = b"x" * CHUNK
-BOMB_BYTES = 64 * 1024**2
-SIZE = b"Content-Length: %d" % len(PICTURE)
-CHUNKED = b"Transfer-Encoding: chunked"
-FIRST_CHUNK = b"%x\r\n%b\r\n" % (len(PICTURE), PICTURE)
-LARGEST = BLOCK * (MAX_BYTES // CHUNK)
-
-
-def head(*lines: bytes, status: bytes = b"200 OK") -> bytes:
-    """Status line and headers."""
-    return b"\r\n".join((b"HTTP/1.1 " + status, *lines, b"", b""))
-
-
-def says(*parts: bytes) -> Behaviour:
-    """These bytes, then the end."""
-    return lambda peer: peer.send(b"".join(parts))
-
-
-def floods(before: bytes, block: bytes) -> Behaviour:
-    """The block for ever."""
-    # Larger pieces, so that the server is not the slow one.
-    piece = block * max(1, CHUNK // len(block))
-
-    def play(peer: Peer) -> None:
-        peer.send(before)
-        peer.flood(piece)
-
-    return play
-
-
-def drips(before: bytes, drop: bytes, pause_s: float = 0.1) -> Behaviour:
-    """The drop for ever, with pauses."""
-
-    def play(peer: Peer) -> None:
-        peer.send(before)
-        peer.drip(drop, pause_s)
-
-    return play
-
-
-def leads(location: bytes, *lines: bytes) -> bytes:
-    """A redirect."""
-    return head(b"Location: " + location, *(lines or (b"Content-Length: 0",)), status=b"302 Found")
-
-
-def after(seconds: float, behaviour: Behaviour) -> Behaviour:
-    """The same, later."""
-
-    def play(peer: Peer) -> None:
-        time.sleep(seconds)
-        behaviour(peer)
-
-    return play
-
-
-def grows(peer: Peer) -> None:
-    """A redirect to itself with a longer query each time."""
-    peer.send(leads(peer.target.encode() + b"?" + b"x" * 2000))
-
-
-def resets(before: bytes) -> Behaviour:
-    """These bytes, then a reset."""
-
-    def play(peer: Peer) -> None:
-        peer.send(before)
-        time.sleep(0.2)
-        peer.reset()
-
-    return play
-
-
-def ends_its_half(before: bytes) -> Behaviour:
-    """These bytes, then no more will come; but the connection stays."""
-
-    def play(peer: Peer) -> None:
-        peer.send(before)
-        peer.connection.shutdown(1)
-        peer.hang()
-
-    return play
-
-
-@cache
-def bomb(encoding: str) -> bytes:
-    """64 MiB of zeros, packed."""
-    pack: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "deflate": zlib.compress, "br": brotli.compress}
-    return pack[encoding](bytes(BOMB_BYTES))
-
-
-def packed(encoding: str, *lines: bytes, times: int = 1, twice: bool = False) -> Behaviour:
-    """A bomb that is packed on the first call: most runs need only some."""
-
-    def play(peer: Peer) -> None:
-        once = bomb(encoding)
-        body = gzip.compress(once * times) if twice else once * times
-        peer.send(head(*lines, b"Content-Length: %d" % len(body)) + body)
-
-    return play
-
-
-def zipped(*lines: bytes) -> Behaviour:
-    """The picture in gzip, declared in some form."""
-    body = gzip.compress(PICTURE)
-    return says(head(*lines, b"Content-Length: %d" % len(body)), body)
-
-
-#: As many headers, as long, as http.client takes.
-MOST_HEADERS = b"".join(b"X-%02d: %b\r\n" % (at, b"y" * 65_000) for at in range(95))
+from hostile.behaviours import (
+    BLOCK,
+    CHUNKED,
+    CUT,
+    FIRST_CHUNK,
+    LARGEST,
+    MAX_BYTES,
+    MOST_HEADERS,
+    PICTURE,
+    SIZE,
+    TIMEOUT_S,
+    after,
+    drips,
+    ends_its_half,
+    floods,
+    grows,
+    head,
+    leads,
+    packed,
+    resets,
+    says,
+    spells,
+    then,
+    zipped,
+)
+from local.hostile_server import Behaviour, Peer
 
 CLASSIC: dict[str, Behaviour] = {
     "hang": Peer.hang,
@@ -162,7 +66,7 @@ CHUNKS: dict[str, Behaviour] = {
     "chunk of -5 bytes": floods(head(CHUNKED) + b"-5\r\n", BLOCK),
     "chunk size of 60,000 digits": floods(head(CHUNKED) + b"F" * 60_000 + b"\r\n", BLOCK),
     "chunk size of 2^64": floods(head(CHUNKED) + b"10000000000000000\r\n", BLOCK),
-    "chunk size with underscore": says(head(CHUNKED), b"1_0\r\n", PICTURE[:16], b"\r\n0\r\n\r\n"),
+    "chunk size with underscore": says(head(CHUNKED), b"1_0000\r\n", PICTURE, b"\r\n0\r\n\r\n"),
     "chunk size empty": says(head(CHUNKED), b"\r\n", PICTURE),
     "chunks without end": says(head(CHUNKED), FIRST_CHUNK),
     "chunk cut": says(head(CHUNKED), FIRST_CHUNK[:-1000]),
@@ -179,6 +83,7 @@ CHUNKS: dict[str, Behaviour] = {
 
 LENGTHS: dict[str, Behaviour] = {
     "length -1, cut": says(head(b"Content-Length: -1"), CUT),
+    "no length, cut by a reset": resets(head() + CUT),
     "length -1, endless": floods(head(b"Content-Length: -1"), BLOCK),
     "length of 30 digits": says(head(b"Content-Length: 1" + b"0" * 29), PICTURE),
     "length of 5,000 digits": says(head(b"Content-Length: 1" + b"0" * 4999), CUT),
@@ -224,12 +129,9 @@ HEADERS: dict[str, Behaviour] = {
     "half-closed in the headers": ends_its_half(b"HTTP/1.1 200 OK\r\nX: y\r\n"),
     "half-closed in the body": ends_its_half(head(SIZE) + CUT),
     "first byte after the deadline": after(TIMEOUT_S + 0.2, says(head(SIZE), PICTURE)),
-    "last byte after the deadline": lambda peer: (
-        peer.send(head(SIZE) + PICTURE[:-1]),
-        after(TIMEOUT_S + 0.2, says(PICTURE[-1:]))(peer),
-    )[1],
-    "one byte a read": lambda peer: peer.spell(head(SIZE) + PICTURE, 0.001),
-    "headers only, then a hang": lambda peer: (peer.send(head(SIZE)), peer.hang())[1],
+    "last byte after the deadline": then(says(head(SIZE), PICTURE[:-1]), after(TIMEOUT_S + 0.2, says(PICTURE[-1:]))),
+    "one byte a read": spells(head(SIZE) + PICTURE, 0.001),
+    "headers only, then a hang": then(says(head(SIZE)), Peer.hang),
 }
 
 REDIRECTS: dict[str, Behaviour] = {
@@ -266,7 +168,7 @@ SIZES: dict[str, Behaviour] = {
     "one byte over": says(head(b"Content-Length: %d" % (MAX_BYTES + 1)), LARGEST, b"x"),
     "one byte over, in chunks": says(head(CHUNKED), b"%x\r\n" % (MAX_BYTES + 1), LARGEST, b"x\r\n0\r\n\r\n"),
     "one byte over, until the end": says(head(), LARGEST, b"x"),
-    "over, announced only": lambda peer: (peer.send(head(b"Content-Length: 99999999")), peer.hang())[1],
+    "over, announced only": then(says(head(b"Content-Length: 99999999")), Peer.hang),
 }
 
 ATTACKS = CLASSIC | CHUNKS | LENGTHS | HEADERS | REDIRECTS | ENCODINGS | SIZES

@@ -16,7 +16,7 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
-from hostile.answers import MAX_BYTES, TIMEOUT_S
+from hostile.behaviours import MAX_BYTES, TIMEOUT_S
 from hostile.outcome import WORKER
 from qwen_worker.sources.fetch import Fetcher
 from qwen_worker.upload import Uploader

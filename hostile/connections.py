@@ -2,7 +2,7 @@
 
 import ssl
 
-from hostile.answers import (
+from hostile.behaviours import (
     BLOCK,
     CHUNKED,
     CUT,
@@ -11,11 +11,14 @@ from hostile.answers import (
     PICTURE,
     SIZE,
     drips,
+    ends_its_half,
     floods,
     head,
     leads,
     resets,
     says,
+    spells,
+    then,
 )
 from local.hostile_server import Behaviour, Peer
 
@@ -46,7 +49,7 @@ UNHEARD: dict[str, Behaviour] = {
 HANDSHAKES: dict[str, Behaviour] = {
     "TLS hang": Peer.hang,
     "TLS hello never read": Peer.hold,
-    "TLS handshake drip": lambda peer: peer.spell(FULL_RECORD, 0.2),
+    "TLS handshake drip": spells(FULL_RECORD, 0.2),
     "TLS junk": after_hello(floods(b"", b"nonsense")),
     "TLS records flood": after_hello(floods(b"", FULL_RECORD)),
     "TLS hello requests flood": after_hello(floods(b"", HANDSHAKE + b"\x00\x04\x00\x00\x00\x00")),
@@ -58,7 +61,7 @@ HANDSHAKES: dict[str, Behaviour] = {
     "TLS reset in a record": after_hello(resets(FULL_RECORD[:100])),
     "http on a TLS port": after_hello(says(head(SIZE), PICTURE)),
     "endless http on a TLS port": after_hello(floods(head(), BLOCK)),
-    "half-closed TLS": after_hello(lambda peer: (peer.connection.shutdown(1), peer.hang())[1]),
+    "half-closed TLS": after_hello(ends_its_half(b"")),
 }
 
 
@@ -86,7 +89,7 @@ INSIDE_TLS: dict[str, Behaviour] = {
     "TLS, reset in the body": resets(head(SIZE) + CUT),
     "TLS, reset in a body without length": resets(head() + CUT),
     "TLS, chunk of -1 bytes": floods(head(CHUNKED) + b"-1\r\n", BLOCK),
-    "TLS, one byte a record": lambda peer: (peer.send(head(SIZE)), peer.spell(PICTURE, 0.001))[1],
+    "TLS, one byte a record": then(says(head(SIZE)), spells(PICTURE, 0.001)),
     "TLS, one byte over": says(head(), LARGEST, b"x"),
 }
 

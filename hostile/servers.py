@@ -17,19 +17,19 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from hostile import answers, connections, tls_servers, uploads
-from hostile.answers import LARGEST, PICTURE, SIZE, TIMEOUT_S, head, says
+from hostile.behaviours import LARGEST, PICTURE, SIZE, TIMEOUT_S, head, says
 from hostile.outcome import WORKER, Outcome, Suite
 from hostile.tls_servers import Holder
 from local.children import start
 from local.hostile_server import Behaviour, DeafServer, HostileServer, Peer, by_path
 
 MOST_MB = 64.0
-AT_ONCE = 10
+AT_ONCE = 16
 LAST_RESORT_S = 90.0
 RIGHT = {hashlib.sha256(body).hexdigest() for body in (PICTURE, LARGEST)}
 TYPED = {"GET": {"DownloadFailed", "BadInput"}, "PUT": {"StorageError"}}
 BASELINES = ("plain requests", "requests-hardened", "RunPod safe_get")
-SECRET = "/the-path?and=the-query"
+TARGET = "/the-path?and=the-query"
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,9 @@ class Range:
         environment = os.environ | {"REQUESTS_CA_BUNDLE": str(self._ca_file), "no_proxy": "*"}
         with start(
             [sys.executable, "-m", "hostile.attempt", *words],
-            environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         ) as child:
             out, err = child.communicate(timeout=LAST_RESORT_S)
         if child.returncode:
@@ -177,10 +179,13 @@ def unproven_servers(candidate: str) -> Iterator[Outcome]:
     with _range(candidate) as field:
         heard: dict[str, list[bytes]] = {}
         ended = list(field.outcomes(_unproven(field, field.authority, heard, put=candidate == WORKER)))
-        for outcome in ended:
-            said = b"".join(heard[outcome.name])
-            told = not outcome.control and (SECRET.encode() in said or b"HTTP/1.1" in said)
-            yield replace(outcome, through="; ".join(filter(None, (outcome.through, "was told the path")))) if told else outcome
+        yield from (_silent(outcome, b"".join(heard[outcome.name])) for outcome in ended)
+
+
+def _silent(outcome: Outcome, said: bytes) -> Outcome:
+    if outcome.control or not (TARGET.encode() in said or b"HTTP/1.1" in said):
+        return outcome
+    return replace(outcome, through="; ".join(filter(None, (outcome.through, "the server was told the target"))))
 
 
 def _unproven(field: Range, trusted: Holder, heard: dict[str, list[bytes]], *, put: bool) -> Iterator[Case]:
@@ -194,7 +199,7 @@ def _unproven(field: Range, trusted: Holder, heard: dict[str, list[bytes]], *, p
             for kind, context in table.items():
                 name = f"{method}, {kind}"
                 port = field.port(_overhears(context, heard.setdefault(name, [])))
-                yield Case(name, method, f"https://{host}:{port}{SECRET}", control)
+                yield Case(name, method, f"https://{host}:{port}{TARGET}", control)
 
 
 S3 = Suite("S3", f"ends within {TIMEOUT_S:g} s + 1 s, typed, with at most {MOST_MB:g} MB", hostile_servers, BASELINES)

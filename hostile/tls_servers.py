@@ -1,6 +1,6 @@
 """Servers that cannot prove who they are."""
 
-import datetime
+import datetime as dt
 import ipaddress
 import ssl
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
-NOW = datetime.datetime.now(datetime.UTC)
+NOW = dt.datetime.now(dt.UTC)
 LOCALHOST: tuple[x509.GeneralName, ...] = (x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
 
 
@@ -47,7 +47,7 @@ def issue(wish: Wish, by: Holder | None = None) -> Holder:
     """A certificate signed by another, or by itself."""
     key = wish.key()
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, wish.name)])
-    begin, end = (NOW + datetime.timedelta(days=days) for days in wish.days)
+    begin, end = (NOW + dt.timedelta(days=days) for days in wish.days)
     builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -142,7 +142,7 @@ def contexts(trusted: Holder, folder: Path) -> dict[str, ssl.SSLContext]:
         "intermediate missing": through(middle, shown=False),
         "intermediate of another root": through(middle, root("Unknown")),
         "intermediate for other names": through(replace(middle, permitted=(x509.DNSName("elsewhere.example"),))),
-        "RSA of 1024 bits": shows(replace(good, key=lambda: rsa.generate_private_key(65537, 1024))),
+        "RSA of 1024 bits": shows(replace(good, key=lambda: rsa.generate_private_key(65537, 1024))),  # noqa: S505 - what must be refused
         "TLS 1.0": _only(ssl.TLSVersion.TLSv1, shows(good)),
         "TLS 1.1": _only(ssl.TLSVersion.TLSv1_1, shows(good)),
         "no certificate": _without_certificate(),

@@ -2,7 +2,21 @@
 
 import time
 
-from hostile.answers import BLOCK, CHUNKED, MOST_HEADERS, SIZE, TIMEOUT_S, after, drips, floods, head, leads, resets, says
+from hostile.behaviours import (
+    BLOCK,
+    CHUNKED,
+    MOST_HEADERS,
+    SIZE,
+    TIMEOUT_S,
+    after,
+    drips,
+    floods,
+    head,
+    leads,
+    resets,
+    says,
+    then,
+)
 from local.hostile_server import Behaviour, Peer
 
 MIB = 1024**2
@@ -55,7 +69,7 @@ ATTACKS: dict[str, Behaviour] = {
     "PUT, 500 without end": read(floods(head(status=b"500 Oh"), BLOCK)),
     "PUT, junk": read(says(b"nonsense\r\n\r\n")),
     "PUT, HTTP/0.9": read(says(b"thank you")),
-    "PUT, 200 before the body, which is never read": lambda peer: (peer.send(OK), peer.hold())[1],
+    "PUT, 200 before the body, which is never read": then(says(OK), Peer.hold),
     "PUT, 200 after the deadline": read(after(TIMEOUT_S + 0.2, says(OK))),
     "PUT, status -200": read(says(head(status=b"-200 OK"))),
 }

@@ -155,7 +155,7 @@ class DeafServer:
 
     def __enter__(self) -> Self:
         for knock in self._waiting:
-            knock.setblocking(False)
+            knock.settimeout(0)
             knock.connect_ex(("127.0.0.1", self.port))
         return self
 
