@@ -25,6 +25,7 @@ from local.hostile_server import Behaviour, DeafServer, HostileServer, Peer, by_
 
 MOST_MB = 64.0
 AT_ONCE = 16
+BASELINES_AT_ONCE = 4  # each may take three GiB
 LAST_RESORT_S = 90.0
 RIGHT = {hashlib.sha256(body).hexdigest() for body in (PICTURE, LARGEST)}
 TYPED = {"GET": {"DownloadFailed", "BadInput"}, "PUT": {"StorageError"}}
@@ -81,8 +82,8 @@ class Range:
         self._stack = stack
         self.folder = folder
         self.authority = tls_servers.root()
-        self._ca_file = folder / "authority.pem"
-        self._ca_file.write_bytes(self.authority.pem)
+        self.ca_file = folder / "authority.pem"
+        self.ca_file.write_bytes(self.authority.pem)
         self.certificate = tls_servers.good(self.authority, folder)["good"]
         self._warm_up = self.paths({"good": uploads.read(says(head(SIZE), PICTURE))}, tls=True).url("/good")
 
@@ -97,12 +98,12 @@ class Range:
 
     def outcomes(self, cases: Iterable[Case]) -> Iterator[Outcome]:
         """Some cases at a time, each in a process of its own."""
-        with ThreadPoolExecutor(AT_ONCE) as pool:
+        with ThreadPoolExecutor(AT_ONCE if self._candidate == WORKER else BASELINES_AT_ONCE) as pool:
             yield from pool.map(self._outcome, cases)
 
     def _outcome(self, case: Case) -> Outcome:
-        words = [self._candidate, case.method, case.url, self._warm_up, str(self._ca_file)]
-        environment = os.environ | {"REQUESTS_CA_BUNDLE": str(self._ca_file), "no_proxy": "*"}
+        words = [self._candidate, case.method, case.url, self._warm_up, str(self.ca_file)]
+        environment = os.environ | {"REQUESTS_CA_BUNDLE": str(self.ca_file), "no_proxy": "*"}
         with start(
             [sys.executable, "-m", "hostile.attempt", *words],
             environment,
@@ -154,11 +155,10 @@ def _uploads(field: Range, deaf: DeafServer) -> Iterator[Case]:
 def hostile_servers(candidate: str) -> Iterator[Outcome]:
     """S3. Baselines are not asked to PUT."""
     with _range(candidate) as field, DeafServer() as deaf:
-        # The longest first would be better still, but most that are long are long alike.
         yield from field.outcomes(_servers(field, deaf, put=candidate == WORKER))
 
 
-def _overhears(context: ssl.SSLContext, heard: list[bytes]) -> Behaviour:
+def overhears(context: ssl.SSLContext, heard: list[bytes]) -> Behaviour:
     """Answers a GET or a PUT well, if it comes to that, and notes what it was told before and after the handshake."""
 
     def play(peer: Peer) -> None:
@@ -198,7 +198,7 @@ def _unproven(field: Range, trusted: Holder, heard: dict[str, list[bytes]], *, p
         for host, control, table in tables:
             for kind, context in table.items():
                 name = f"{method}, {kind}"
-                port = field.port(_overhears(context, heard.setdefault(name, [])))
+                port = field.port(overhears(context, heard.setdefault(name, [])))
                 yield Case(name, method, f"https://{host}:{port}{TARGET}", control)
 
 

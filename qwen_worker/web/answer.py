@@ -14,6 +14,8 @@ from typing import Any
 from urllib3.util.response import assert_header_parsing
 from urllib3.util.ssl_ import create_urllib3_context
 
+MAX_HEADER_BYTES = 256 * 1024  # of all answers to one request, those of 100 Continue too; as much as Chrome takes
+
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
 _LENGTH = re.compile(r"\s*[0-9]{1,18}\s*", re.ASCII)
 
@@ -23,20 +25,34 @@ class Answer(HTTPResponse):
 
     def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
         super().__init__(sock, *args, **options)
-        self.fp = _Bounded(sock.makefile("rb", buffering=0))
+        self._lines = self.fp = _Bounded(sock.makefile("rb", buffering=0))
 
     def begin(self) -> None:
         """As http.client: read status and headers.
 
         Raises:
-            HTTPException, HeaderParsingError: they are malformed, or contradict each other.
+            HTTPException, HeaderParsingError: they are malformed, too long, or contradict each other.
         """
+        self._lines.left = MAX_HEADER_BYTES
         super().begin()
+        self._lines.left = None
         assert_header_parsing(self.msg)
         _check_framing(self.msg)
 
 
 class _Bounded(io.BufferedReader):
+    """`left` is how many bytes of lines may be read yet; None: any number, if each has a limit of its own."""
+
+    left: int | None = None
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        line = super().readline(size)
+        if self.left is not None:
+            self.left -= len(line)
+            if self.left < 0:
+                raise HTTPException(f"the headers are longer than {MAX_HEADER_BYTES} bytes")
+        return line
+
     def read(self, size: int | None = -1, /) -> bytes:
         if size is None or size < 0:
             raise HTTPException("a part of the body has no length")
