@@ -108,6 +108,7 @@ LENGTHS: dict[str, Behaviour] = {
 
 HEADERS: dict[str, Behaviour] = {
     "status line without end": floods(b"HTTP/1.1 200 ", BLOCK),
+    "headers drip": drips(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n"),
     "status line drip": drips(b"HTTP/1.1 200 ", b"x"),
     "status 999": says(head(SIZE, status=b"999 Oh"), PICTURE),
     "status -200": says(head(SIZE, status=b"-200 OK"), PICTURE),

@@ -16,7 +16,6 @@ from urllib3.util.ssl_ import create_urllib3_context
 
 MAX_HEADER_BYTES = 256 * 1024  # of all answers to one request, those of 100 Continue too; as much as Chrome takes
 
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
 _LENGTH = re.compile(r"\s*[0-9]{1,18}\s*", re.ASCII)
 
 
@@ -25,7 +24,7 @@ class Answer(HTTPResponse):
 
     def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
         super().__init__(sock, *args, **options)
-        self._lines = self.fp = _Bounded(sock.makefile("rb", buffering=0))
+        self._lines = self.fp = _Bounded(self.fp.detach())
 
     def begin(self) -> None:
         """As http.client: read status and headers.
@@ -60,8 +59,6 @@ class _Bounded(io.BufferedReader):
 
 
 def _check_framing(headers: HTTPMessage) -> None:
-    if not all(_TOKEN.fullmatch(name) for name in headers):
-        raise HTTPException("a header has no valid name")
     codings = headers.get_all("Transfer-Encoding", ["chunked"])
     if [coding.strip().lower() for coding in codings] != ["chunked"]:
         raise HTTPException("the transfer coding is not chunked")
@@ -73,7 +70,7 @@ def _check_framing(headers: HTTPMessage) -> None:
 def strict_tls() -> ssl.SSLContext:
     """For a client: urllib3's own settings, but a connection that just ends is an error, as it may have been cut."""
     context = create_urllib3_context()
-    # Python sets it for the sake of old servers.
+    # Python 3.11 had it set until 3.11.3.
     context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
     return context
 

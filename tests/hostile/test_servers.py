@@ -27,6 +27,7 @@ DEADLINE_S = 0.5
 PATIENT = (
     "hang",
     "header drip",
+    "headers drip",
     "body drip",
     "chunk drip",
     "trailer drip",
@@ -171,6 +172,12 @@ def inside(certified: Range) -> Callable[[str], str]:
     """The address at which a behaviour is met inside TLS."""
     running = certified.paths(INSIDE, tls=True)
     return lambda name: running.url(path(name))
+
+
+def test_the_deadline_holds_inside_tls(certified: Range, inside: Callable[[str], str]) -> None:
+    """A drip inside TLS is a drip."""
+    with pytest.raises(DownloadFailed, match=r"longer than 0\.5 s"):
+        fetcher(DEADLINE_S, certified.ca_file).fetch(inside("TLS, body drip"))
 
 
 @pytest.mark.parametrize("name", [name for name in connections.INSIDE_TLS if "cut" in name or "reset" in name])
