@@ -11,10 +11,11 @@ from typing import Any
 
 from hostile import addresses
 from hostile.outcome import WORKER, Suite, told
+from hostile.servers import S3, S4
 
 OUT = Path("out/hostile.json")
 LIBRARIES = ("Pillow", "requests", "urllib3", "numpy", "pydantic")
-SUITES: tuple[Suite, ...] = (*addresses.SUITES,)
+SUITES: tuple[Suite, ...] = (*addresses.SUITES, S3, S4)
 
 
 def main() -> int:

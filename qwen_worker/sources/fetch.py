@@ -1,8 +1,9 @@
 """GET a stranger's URL under limits: bytes, time, redirects, and which addresses are dialled."""
 
+import io
 import re
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote, urljoin, urlsplit
 
@@ -98,38 +99,39 @@ class Fetcher:
             again = is_worth_another_try(status)
             advice = "try again" if again else "check that the link opens for everybody"
             raise DownloadFailed(f"its host answered {status}: {advice}", retryable=again, status=status)
-        body = self._read(response.raw.stream(CHUNK, decode_content=False))
+        chunks = response.raw.stream(CHUNK, decode_content=False)
         coding = response.headers.get("Content-Encoding", "identity").strip().lower()
         if coding in {"gzip", "x-gzip"}:
-            body = self._unpacked(body)
+            chunks = _unpacked(chunks)
         elif coding != "identity":
             raise DownloadFailed("its host sent a compressed body although none was asked for: use another host")
-        if not body:
-            raise DownloadFailed("its host sent an empty body: check that the link is the picture itself")
-        return body
-
-    def _read(self, chunks: Iterable[bytes]) -> bytes:
-        body = bytearray()
+        # Hands its own bytes over: a bytearray would have to be copied, and twice the body be in memory.
+        body = io.BytesIO()
         for chunk in chunks:
-            body += chunk
-            self._check_length(len(body))
-        return bytes(body)
+            if body.tell() + len(chunk) > self.max_bytes:
+                raise BadInput(f"it is longer than {self.max_bytes} bytes: send a smaller file")
+            body.write(chunk)
+        if not body.tell():
+            raise DownloadFailed("its host sent an empty body: check that the link is the picture itself")
+        return body.getvalue()
 
-    def _unpacked(self, packed: bytes) -> bytes:
-        """What some hosts compress although nothing was asked for: one layer of it, never more than `max_bytes`."""
-        gzip = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
-        try:
-            body = gzip.decompress(packed, self.max_bytes + 1)
-        except zlib.error as error:
-            raise DownloadFailed("its host sent a broken body: try again, or use another host") from error
-        self._check_length(len(body))
-        if not gzip.eof:
-            raise DownloadFailed("its host sent a body that breaks off: try again")
-        return body
 
-    def _check_length(self, length: int) -> None:
-        if length > self.max_bytes:
-            raise BadInput(f"it is longer than {self.max_bytes} bytes: send a smaller file")
+def _unpacked(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """What some hosts pack although nothing was asked for: one layer of gzip, a little at a time."""
+    gzip = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+    try:
+        for chunk in chunks:
+            rest = chunk
+            while rest:
+                yield gzip.decompress(rest, CHUNK)
+                rest = gzip.unconsumed_tail
+            if gzip.eof:
+                return
+        yield gzip.flush()
+    except zlib.error as error:
+        raise DownloadFailed("its host sent a broken body: try again, or use another host") from error
+    if not gzip.eof:
+        raise DownloadFailed("its host sent a body that breaks off: try again")
 
 
 def _next(url: str, location: str) -> str:

@@ -14,6 +14,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from qwen_worker import __version__
 from qwen_worker.deadlines import Watched
 from qwen_worker.errors import BadInput
+from qwen_worker.web.answer import Answer, end_strictly, strict_tls
 from qwen_worker.web.dial import CONNECT_TIMEOUT_S, NoAddressError, connect, resolve
 from qwen_worker.web.lookup import Found
 from qwen_worker.web.openings import Openings
@@ -135,12 +136,13 @@ class _Adapter(HTTPAdapter):
         super().__init__(max_retries=0)
 
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **options: Any) -> None:  # noqa: FBT001, FBT002 - requests' signature
-        super().init_poolmanager(connections, maxsize, block, **options)
+        super().init_poolmanager(connections, maxsize, block, ssl_context=strict_tls(), **options)
         adapter = self
 
         class Dialer:
             """Dial only checked addresses, and ask for the exact target."""
 
+            response_class: Any = Answer
             host: str
             port: int
             sock: socket.socket | None
@@ -160,6 +162,7 @@ class _Adapter(HTTPAdapter):
                 # Else the few seconds of connecting would hold for the whole of a body that is sent.
                 if self.sock is not None:
                     self.sock.settimeout(adapter.timeout_s)
+                end_strictly(self.sock)
 
             def putrequest(self, method: str, url: str, *args: Any, **rest: Any) -> None:
                 super().putrequest(method, adapter.target or url, *args, **rest)  # type: ignore[misc]
