@@ -85,7 +85,8 @@ def main() -> None:
     """Start the worker. What stops it from working is raised here, logged as JSON, and ends in exit code 1."""
     RunPodLogger.log = _log
     job_log.setup("INFO")
-    job_log.setup(settings().log_level, settings().secrets)
+    # The SDK's key stands in what aiohttp tells of a request that failed.
+    job_log.setup(settings().log_level, (*settings().secrets, os.environ.get("RUNPOD_AI_API_KEY", "")))
     worker()
     runpod.serverless.start(
         {

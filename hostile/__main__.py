@@ -9,13 +9,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from hostile import addresses
+from hostile import addresses, inputs
 from hostile.outcome import WORKER, Suite, told
 from hostile.servers import S3, S4
 
 OUT = Path("out/hostile.json")
 LIBRARIES = ("Pillow", "requests", "urllib3", "numpy", "pydantic")
-SUITES: tuple[Suite, ...] = (*addresses.SUITES, S3, S4)
+SUITES: tuple[Suite, ...] = (*addresses.SUITES, S3, S4, inputs.SUITE)
 
 
 def main() -> int:

@@ -1,5 +1,6 @@
 """A job dict → an answer dict: the one place where errors are caught. Never raises, but for cancellation."""
 
+import hashlib
 import json
 import logging
 import time
@@ -8,18 +9,22 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
-from urllib.parse import urlsplit
 
 from qwen_worker import log as job_log
 from qwen_worker.deadlines import cut_when_cancelled
 from qwen_worker.errors import BadInput, CacheReadFailed, DownloadFailed, ModelError, StorageError, WorkerError
 from qwen_worker.request import parse
 from qwen_worker.result import ImageResult
-from qwen_worker.schema import HealthInput, PresignInput, Rules, is_data
+from qwen_worker.schema import MAX_IMAGES, MAX_URL_LENGTH, HealthInput, PresignInput, Rules, is_data
 from qwen_worker.service import Service
 from qwen_worker.stopwatch import Stopwatch, nobody
 
 log = logging.getLogger(__name__)
+
+MAX_ID = 150  # characters of a job's id; longer ones are told apart by a digest
+MAX_PROMPT = 4000  # characters that are looked for in the log: of a longer prompt nothing reaches a library
+URL_FIELDS = ("image_url", "mask_url", "upload_url")
+PROMPT_FIELDS = ("prompt", "negative_prompt")
 
 #: stage → what an error is called there that nobody foresaw
 UNFORESEEN: dict[str, type[WorkerError]] = {
@@ -79,7 +84,7 @@ class Jobs:
             job: as RunPod hands it over: `id` and `input`.
             tell: called with the job's stages and steps, from any thread.
         """
-        job_id = str(job.get("id") or uuid.uuid4())
+        job_id = _id_of(job)
         watch = Stopwatch("validate", tell)
         results: list[ImageResult] = []
         with job_log.job_context(job_id):
@@ -94,17 +99,16 @@ class Jobs:
         return answer
 
     async def _success(self, job: dict[str, Any], job_id: str, watch: Stopwatch, results: list[ImageResult]) -> Answer:
-        request = parse(job.get("input"), job_id=job_id, rules=self._rules)
+        said = job.get("input")
+        # Before it is understood: what nobody foresaw may be raised at once.
+        _hide_texts(said)
+        request = parse(said, job_id=job_id, rules=self._rules)
         if isinstance(request, HealthInput):
             return Answer({"status": "success", "result": self._health()})
         if isinstance(request, PresignInput):
             with cut_when_cancelled():
                 link = await self._service.presign(request.object_key)
             return Answer({"status": "success", "result": link.model_dump(mode="json")})
-        # A data: URL is no secret that a library would repeat, and too long to be looked for in every line.
-        links = [url for url in (*request.urls, request.upload_url) if url and not is_data(url)]
-        # Libraries tell host and path apart; and a path may be what lets one in.
-        job_log.hide(*links, *(urlsplit(url).path for url in links), request.prompt, request.negative_prompt)
         with cut_when_cancelled():
             await self._service.images(request, job_id, watch, results.append)
         return self._delivered(results, "success")
@@ -152,6 +156,29 @@ class Jobs:
             "jobs": dict(self._jobs),
             "pictures": {name: self._pictures[name] for name in ("made", "reused")},
         }
+
+
+def _id_of(job: Any) -> str:
+    """The job's id as text, of a length that lines and keys can hold; a new one if it has none."""
+    try:
+        job_id = str((job.get("id") if isinstance(job, dict) else None) or uuid.uuid4())
+    except (ValueError, RecursionError):  # of a number with too many digits, or lists in lists
+        return str(uuid.uuid4())
+    if len(job_id) <= MAX_ID:
+        return job_id
+    return f"{job_id[:100]}-{hashlib.sha256(job_id.encode(errors='replace')).hexdigest()}"
+
+
+def _hide_texts(said: Any) -> None:
+    """Keep what the caller wrote out of what libraries say: prompts, and of addresses what may let one in."""
+    fields = said if isinstance(said, dict) else {}
+    urls = fields.get("image_urls")
+    for url in [*(fields.get(name) for name in URL_FIELDS), *(urls[:MAX_IMAGES] if isinstance(urls, list) else ())]:
+        if isinstance(url, str) and (is_data(url) or len(url) <= MAX_URL_LENGTH):
+            job_log.hide_address(url)
+    prompts = (text[:MAX_PROMPT] for name in PROMPT_FIELDS if isinstance(text := fields.get(name), str))
+    # As they get to the model: background_replacement takes the last dots away too.
+    job_log.hide(*(text.strip().rstrip(". ") for text in prompts))
 
 
 def _log_failure(error: WorkerError, watch: Stopwatch) -> None:

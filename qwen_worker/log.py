@@ -1,10 +1,10 @@
 """One JSON object a line on stdout, with the job's id, without secrets, prompts or query strings."""
 
 import contextvars
-import json
 import logging
-import re
 import sys
+import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -12,21 +12,25 @@ from typing import Any, TextIO
 
 from pythonjsonlogger.json import JsonFormatter
 
-#: what follows the question mark of an address or of a request target, up to white space
-_QUERY = re.compile(r"(?<![^\s?])([^\s?/]*/[^\s?]*)\?\S+")
-_USER = re.compile(r"(?<=://)[^\s/?#@]+@")
-HIDDEN = "[hidden]"
-MIN_HIDDEN = 3  # shorter texts stand in every line by chance
+from qwen_worker.scrub import MIN_HIDDEN, secret_parts, without
+
+MAX_ID = 200  # characters of a job's id in a line
+MAX_TEXT = 20_000  # characters of any other text
+# A task or a thread may outlive its job: the texts of so many jobs are looked for in what is said outside of any.
+LATE = 8
 
 _job: contextvars.ContextVar[str | None] = contextvars.ContextVar("job", default=None)
-_hidden: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("hidden", default=())
+_hidden: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar("hidden", default=None)
+_late: deque[list[str]] = deque(maxlen=LATE)
 
 
 @contextmanager
 def job_context(job_id: str) -> Iterator[None]:
     """Put the job's id on every line logged inside."""
     job = _job.set(job_id)
-    hidden = _hidden.set(())
+    texts: list[str] = []
+    hidden = _hidden.set(texts)
+    _late.append(texts)
     try:
         yield
     finally:
@@ -35,9 +39,21 @@ def job_context(job_id: str) -> Iterator[None]:
 
 
 def hide(*texts: str) -> None:
-    """Keep these texts of the current job, as they are or quoted, out of whatever foreign code says."""
-    forms = (form for text in texts for form in (text, repr(text)[1:-1], json.dumps(text)[1:-1]))
-    _hidden.set((*_hidden.get(), *(form for form in forms if len(form) >= MIN_HIDDEN)))
+    """Keep these texts of the current job out of whatever foreign code says from now on, in any of its threads."""
+    hidden = _hidden.get()
+    if hidden is not None:
+        hidden.extend(text for text in texts if len(text) >= MIN_HIDDEN)
+
+
+def hide_address(url: str) -> None:
+    """Keep out what of an address may let one in; its host may be told."""
+    hide(*secret_parts(url))
+
+
+def _foreign() -> list[str]:
+    """What foreign code must not repeat here: texts of this job, or where there is none, of the last ones."""
+    hidden = _hidden.get()
+    return hidden if hidden is not None else [text for texts in _late for text in texts]
 
 
 class Formatter(JsonFormatter):
@@ -49,35 +65,41 @@ class Formatter(JsonFormatter):
             timestamp="time",
             rename_fields={"levelname": "level", "name": "logger", "exc_info": "exception"},
         )
-        self._secrets = secrets
+        self._secrets = tuple(filter(None, secrets))
 
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
         job_id = getattr(record, "job_id", None) or _job.get()
         if job_id:
             # The name that RunPod's console groups lines by.
-            record.job_id = record.requestId = job_id
+            record.job_id = record.requestId = str(job_id)[:MAX_ID]
         return super().format(record)
 
     def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
         """The fields, scrubbed: before they are JSON, so that nothing hidden can break a line or blank a key."""
-        # Our own lines name no text of a job; what foreign code says, and every traceback, may.
-        ours = str(log_data.get("logger", "")).startswith("qwen_worker")
+        # Our own lines name no text of a job, and RunPod's are cut; what foreign code says, and every traceback, may.
+        logger = str(log_data.get("logger", ""))
+        ours = logger.startswith("qwen_worker") or logger == "runpod"
         return {
-            key: self._scrub(value, self._secrets if ours and key != "exception" else (*self._secrets, *_hidden.get()))
+            key: self._scrub(value, self._secrets if ours and key != "exception" else (*self._secrets, *_foreign()))
             for key, value in super().process_log_record(log_data).items()
         }
 
     def _scrub(self, value: Any, texts: tuple[str, ...]) -> Any:
         if isinstance(value, dict):
-            return {key: self._scrub(item, texts) for key, item in value.items()}
+            return {self._scrub(str(key), texts): self._scrub(item, texts) for key, item in value.items()}
         if isinstance(value, list | tuple):
             return [self._scrub(item, texts) for item in value]
-        if not isinstance(value, str):
+        if value is None or isinstance(value, bool | int | float):
             return value
-        for text in texts:
-            value = value.replace(text, HIDDEN)
-        return _USER.sub("", _QUERY.sub(rf"\1?{HIDDEN}", value))
+        # Whatever else it is would be text in the line.
+        return without(_cut(str(value)), texts)
+
+
+def _cut(text: str) -> str:
+    """Of a long text its beginning and its end: what failed, and why."""
+    half = MAX_TEXT // 2
+    return text if len(text) <= MAX_TEXT else f"{text[:half]} [...] {text[-half:]}"
 
 
 class _Lines:
@@ -89,6 +111,8 @@ class _Lines:
 
     def write(self, text: str) -> int:
         *lines, self._rest = (self._rest + text).split("\n")
+        if len(self._rest) > MAX_TEXT:  # a progress bar ends no line
+            lines, self._rest = [*lines, self._rest], ""
         for line in filter(str.strip, lines):
             logging.getLogger("stdout").info(line)
         return len(text)
@@ -113,8 +137,11 @@ def setup(level: str, secrets: tuple[str, ...] = (), stream: TextIO | None = Non
     for chatty in ("urllib3", "httpx", "httpx2", "httpcore2", "huggingface_hub", "PIL", "asyncio", "filelock"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLevelName(level)))
     logging.getLogger("runpod").setLevel(logging.DEBUG)  # RUNPOD_LOG_LEVEL has been obeyed before it gets here
+    # What cannot be formatted would be told on stderr, with its arguments as they are.
+    logging.raiseExceptions = False
     sys.stdout = _Lines(stream)
     sys.excepthook = _log_uncaught
+    threading.excepthook = sys.unraisablehook = _log_lost
 
 
 def _log_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -122,6 +149,13 @@ def _log_uncaught(kind: type[BaseException], error: BaseException, trace: Traceb
         sys.__excepthook__(kind, error, trace)
     else:
         logging.getLogger(__name__).critical("%s: %s", kind.__name__, error, exc_info=(kind, error, trace))
+
+
+def _log_lost(lost: Any) -> None:
+    """What ended a thread, or was raised where nobody could catch it: python would write it to stderr, as it is."""
+    if not issubclass(lost.exc_type, SystemExit):
+        caught = (lost.exc_type, lost.exc_value or lost.exc_type(), lost.exc_traceback)
+        logging.getLogger("python").error("an exception that nobody caught", exc_info=caught)
 
 
 def from_runpod(message: Any, level: str = "INFO", job_id: str | None = None) -> None:

@@ -26,6 +26,8 @@ from qwen_worker.schema import (
 )
 
 MAX_PROBLEMS = 20
+MAX_FIELDS = 200  # of a request, known or not; and characters in the name of one
+MAX_NAME = 40  # characters of a field's name that are told
 SEEDS = 2**32
 DEFAULT_FEATHER = 4
 DEFAULT_STRENGTH = 1.0
@@ -119,6 +121,10 @@ def parse(raw: object, *, job_id: str, rules: Rules) -> Request:
     """
     if not isinstance(raw, dict):
         raise BadInput('the job needs an "input" object', problems=[{"field": "input", "problem": "not an object"}])
+    # Before pydantic writes an error, with copies, for each.
+    if len(raw) > MAX_FIELDS or any(isinstance(name, str) and len(name) > MAX_FIELDS for name in raw):
+        problem = f"has more than {MAX_FIELDS} fields, or one of a longer name: leave out what is no field"
+        raise bad_input([{"field": "input", "problem": problem}])
     operation = "edit" if raw.get("operation") is None else raw["operation"]
     kind = INPUTS.get(operation) if isinstance(operation, str) else None
     if kind is None:
@@ -157,7 +163,9 @@ def _understand(said: EditInput | GenerateInput, job_id: str, rules: Rules) -> I
     asked = said.num_inference_steps or rules.steps
     steps = min(asked, rules.max_steps)
     if steps < asked:
-        warnings.append(f"num_inference_steps {asked} was clamped to {steps}")
+        # A number may have thousands of digits, more than Python writes.
+        number = f" {asked}" if asked < SEEDS else ""
+        warnings.append(f"num_inference_steps{number} was clamped to {steps}")
     edit = _edit_of(said, rules) if isinstance(said, EditInput) else _NO_EDIT | {"prompt": said.prompt}
     sides = (said.width, said.height) if said.width and said.height else None
     return ImageRequest(
@@ -212,10 +220,14 @@ def _seed_of(job_id: str) -> int:
 
 def _problems(error: ValidationError, operation: str) -> list[dict[str, str]]:
     items = error.errors(include_url=False, include_context=False, include_input=False)
-    return [
-        {"field": ".".join(str(part) for part in item["loc"])[:100] or "input", "problem": _problem(item, operation)}
-        for item in items[:MAX_PROBLEMS]
-    ]
+    return [{"field": _name(item["loc"]), "problem": _problem(item, operation)} for item in items[:MAX_PROBLEMS]]
+
+
+def _name(place: Sequence[int | str]) -> str:
+    """The field, as the caller wrote it; of a name that they made up no more than can be read."""
+    name = ".".join(str(part)[:MAX_NAME] for part in place)[:MAX_NAME]
+    # Letters beyond \uffff take twelve bytes of an answer's JSON.
+    return "".join(one if one.isprintable() and one <= "\uffff" else "?" for one in name) or "input"
 
 
 def _problem(item: Any, operation: str) -> str:

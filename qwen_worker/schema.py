@@ -26,6 +26,7 @@ MIN_STEPS = 2
 MAX_IMAGES = 3
 MAX_RESULTS = 4
 MAX_URL_LENGTH = 8192
+MAX_LORAS = 100
 URL_PATTERN = r"^[Hh][Tt][Tt][Pp][Ss]?://[^\x00-\x20\x7f\\]+$"
 DATA_PATTERN = r"^[Dd][Aa][Tt][Aa]:[^,\x00-\x20\x7f]{0,200};[Bb][Aa][Ss][Ee]64,"
 
@@ -324,6 +325,18 @@ class EditInput(PictureInput):
             raise PydanticCustomError("size", "goes without width and height: leave either out")
         return size
 
+    @field_validator("lora", mode="before")
+    @classmethod
+    def _not_too_many_loras(cls, scales: object) -> object:
+        # Before each is looked at.
+        if not isinstance(scales, dict):
+            return scales
+        if len(scales) > MAX_LORAS or any(isinstance(name, str) and len(name) > MAX_LORAS for name in scales):
+            raise PydanticCustomError(
+                "lora", "names more LoRAs than any worker has, or one of a longer name: leave it out"
+            )
+        return scales
+
     @field_validator("lora")
     @classmethod
     def _offered(cls, scales: dict[str, float], info: ValidationInfo) -> dict[str, float]:
@@ -375,10 +388,10 @@ FIELDS = tuple(dict.fromkeys(name for kind in get_args(AnyInput) for name in kin
 
 
 def _url_problem(url: str) -> str | None:
-    if re.search(r"[\x00-\x20\x7f\\\ud800-\udfff]", url):
-        return "must not contain spaces, control characters or backslashes: percent-encode them"
     if len(url) > MAX_URL_LENGTH:
         return f"is longer than {MAX_URL_LENGTH} characters"
+    if re.search(r"[\x00-\x20\x7f\\\ud800-\udfff]", url):
+        return "must not contain spaces, control characters or backslashes: percent-encode them"
     try:
         parts = urlsplit(url)
         parts.port  # noqa: B018 - reading it checks it

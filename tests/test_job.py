@@ -6,7 +6,6 @@ import io
 import json
 import logging
 import socket
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -21,9 +20,9 @@ from runpod.serverless.modules.rp_job import run_job
 
 from local import worker
 from local.bucket import BUCKET, LocalBucket
+from local.logs import caught
 from local.tls import Authority, TLSForwarder
 from local.web import ImageHost, Reply
-from qwen_worker import log as job_log
 from qwen_worker.archive import Archive
 from qwen_worker.build import assemble, build_bucket, build_editor, decoder, limits
 from qwen_worker.job import UNFORESEEN, Answer, Jobs
@@ -441,27 +440,22 @@ def test_a_source_that_cannot_be_kept_costs_no_job(
 
 
 def test_what_the_model_says_of_a_prompt_is_not_logged(jobs: Jobs, host: ImageHost, editor: Editor) -> None:
-    """Nor of an address. Libraries put their arguments into what they raise."""
+    """Nor of an address, but for its host. Libraries put their arguments into what they raise."""
     prompt = "a very private wish"
     links = [host.put("/private.png", file_of(photo())), host.url("/upload")]
 
     def fail(*_: Any) -> None:
         raise ValueError(f"cannot encode {prompt!r} of {links}, /private.png")
 
-    kept = (sys.stdout, sys.excepthook, logging.root.handlers[:], logging.root.level)
-    stream = io.StringIO()
     hook = editor._pipeline.transformer.register_forward_pre_hook(fail)
-    job_log.setup("DEBUG", stream=stream)
-    try:
+    with caught() as stream:
         error_of(answer(jobs, said(links[0], prompt=prompt, upload_url=links[1])))
-    finally:
-        sys.stdout, sys.excepthook, logging.root.handlers[:], logging.root.level = kept
-        logging.captureWarnings(capture=False)
-        hook.remove()
+    hook.remove()
 
     # The cause of the typed error is there, with its trace.
     assert "qwen_worker.errors.ModelError: the model failed" in stream.getvalue()
-    assert "cannot encode '[hidden]' of ['[hidden]', '[hidden]'], [hidden]" in stream.getvalue()
+    address = f"{host.url('')}[hidden]"
+    assert f"cannot encode '[hidden]' of ['{address}', '{address}'], [hidden]" in stream.getvalue()
     assert not any(text in stream.getvalue() for text in (prompt, *links))
 
 

@@ -1,26 +1,25 @@
 """The log stream."""
 
+import contextvars
 import io
 import json
 import logging
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from local.logs import caught
 from qwen_worker import log as job_log
 
 
 @pytest.fixture
 def stream() -> Iterator[io.StringIO]:
     """The stream that setup was given; the process's own logging is put back afterwards."""
-    kept = (sys.stdout, sys.excepthook, logging.root.handlers[:], logging.root.level)
-    target = io.StringIO()
-    job_log.setup("DEBUG", ("s3cret/key",), target)
-    yield target
-    logging.captureWarnings(capture=False)
-    sys.stdout, sys.excepthook, logging.root.handlers[:], logging.root.level = kept
+    with caught("DEBUG", ("s3cret/key",)) as target:
+        yield target
 
 
 def lines(stream: io.StringIO) -> list[dict[str, Any]]:
@@ -130,3 +129,42 @@ def test_what_stops_the_process_is_a_line(stream: io.StringIO) -> None:
 
     (line,) = lines(stream)
     assert (line["level"], line["message"]) == ("CRITICAL", "ValueError: no such model")
+
+
+def test_a_part_of_a_prompt_is_hidden_wherever_it_is_said(stream: io.StringIO) -> None:
+    """In another thread, after the job, in a field that is no text, by what python prints to stderr."""
+    prompt = "a rather private wish of mine"
+    with job_log.job_context("job-1"):
+        threading.Thread(target=contextvars.copy_context().run, args=(job_log.hide, prompt)).start()
+    logging.getLogger("foreign").warning("late: %s", prompt[:20], extra={"x": {prompt: prompt.encode()}})
+
+    def die() -> None:
+        raise ValueError(prompt)
+
+    thread = threading.Thread(target=die)
+    thread.start()
+    thread.join()
+
+    late, died = lines(stream)
+    assert late["message"] == "late: [hidden]"
+    assert late["x"] == {"[hidden]": "b'[hidden]'"}
+    assert died["exception"].endswith("ValueError: [hidden]")
+
+
+def test_no_line_is_longer_than_a_person_reads(stream: io.StringIO) -> None:
+    """Whatever the id, and whatever a library prints without an end."""
+    job_log.setup("INFO", stream=stream)  # again, as above
+    with job_log.job_context("x" * 10**6):
+        logging.getLogger("foreign").warning("m" * 10**6)
+        print("." * 10**6, end="")  # noqa: T201
+
+    assert len(lines(stream)) == 2
+    assert all(len(line) < 50_000 for line in stream.getvalue().splitlines())
+
+
+def test_what_cannot_be_formatted_is_not_told(stream: io.StringIO, capsys: pytest.CaptureFixture[str]) -> None:
+    """Python would write it to stderr, with its arguments."""
+    logging.getLogger("foreign").warning("%d", "private")
+
+    assert stream.getvalue() == ""
+    assert "private" not in capsys.readouterr().err

@@ -9,6 +9,7 @@ from urllib.parse import quote, urljoin, urlsplit
 
 import requests
 
+from qwen_worker import log as job_log
 from qwen_worker.deadlines import Deadline
 from qwen_worker.errors import BadInput, DownloadFailed, WorkerError
 from qwen_worker.hosts import HostList
@@ -85,7 +86,9 @@ class Fetcher:
                 location = response.headers.get("Location")
                 if not (300 <= response.status_code < 400 and location):
                     return self._body(response)
+                job_log.hide(location)
                 url = _next(url, location)
+                job_log.hide_address(url)
         raise DownloadFailed(
             f"it redirects more than {MAX_REDIRECTS} times: send the address that it leads to", retryable=False
         )

@@ -1,0 +1,108 @@
+"""What must not be told, taken out of a text: pure functions.
+
+A text is hidden as it is and as libraries write it, and so is every longer part of it: a message that is cut in the
+middle, or quotes a few words of a prompt, tells as much.
+"""
+
+import base64
+import functools
+import html
+import json
+import re
+from collections.abc import Collection, Iterable
+from itertools import groupby
+from urllib.parse import quote, quote_plus, unquote
+
+HIDDEN = "[hidden]"
+MIN_HIDDEN = 3  # shorter texts stand in every line by chance
+PART = 12  # so long a part of a hidden text is hidden too, in capitals or not
+EDGE = 300  # what quotes a data: URL shows how it begins and ends
+
+_ORIGIN = re.compile(r"[^:/?#]+://(?:([^/?#]*)@)?[^/?#@]*")
+_RULES = (
+    # What follows the question mark of an address or of a request target, up to white space.
+    (re.compile(r"(?<![^\s?])([^\s?/]*/[^\s?]*)\?\S+"), rf"\1?{HIDDEN}"),
+    (re.compile(r"(?<=://)[^\s/?#@]+@"), ""),
+    (re.compile(r"(data:[^\s,]{0,200},)[^\s,'\"]+", re.IGNORECASE), rf"\1{HIDDEN}"),
+    # Headers and bodies, as http.client prints them.
+    (
+        re.compile(
+            r"((?:\b|\\n)(?:authorization|location|(?:set-)?cookie)['\"]?: ?b?['\"]?)[^'\"\\\r\n]+", re.IGNORECASE
+        ),
+        rf"\1{HIDDEN}",
+    ),
+    (re.compile(r"^(send: b?['\"])(?![A-Z]+ \S+ HTTP/).*"), rf"\1{HIDDEN}"),
+)
+
+
+def without(line: str, texts: Collection[str]) -> str:
+    """The line without these texts, in whatever form, and without what looks like a secret in any line.
+
+    It takes time in proportion to the line and the texts, whatever they say.
+    """
+    forms = {form for text in texts for form in _forms(text)}
+    marks = bytearray(len(line))
+    _mark_parts(marks, line, (form for form in forms if len(form) >= PART))
+    for form in forms:
+        if MIN_HIDDEN <= len(form) < PART:
+            _mark(marks, line, form)
+    line = _joined(line, marks) if any(marks) else line
+    for pattern, instead in _RULES:
+        line = pattern.sub(instead, line)
+    return line
+
+
+def secret_parts(url: str) -> tuple[str, ...]:
+    """What of an address may let one in: all but its scheme and host. Of a data: URL, how its bytes begin and end."""
+    if url[:5].lower() == "data:":
+        data = url.partition(",")[2]
+        return data[:EDGE], data[-EDGE:]
+    found = _ORIGIN.match(url)
+    return (url[found.end() :], found[1] or "") if found else (url,)
+
+
+@functools.lru_cache(maxsize=64)
+def _forms(text: str) -> frozenset[str]:
+    """The text as libraries write it."""
+    raw = text.encode(errors="surrogatepass")
+    plain = {text, unquote(text), repr(text)[1:-1], json.dumps(text)[1:-1], html.escape(text)}
+    quoted = {quote(raw), quote(raw, safe=""), quote_plus(raw), repr(raw)[2:-1], raw.hex()}
+    return frozenset(plain | quoted | {text.encode("unicode_escape").decode()} | _in_base64(raw))
+
+
+def _in_base64(raw: bytes) -> set[str]:
+    """At each of the three places where it may begin in a longer text."""
+    plain = {base64.b64encode(bytes(gap) + raw).decode()[-(-gap * 4 // 3) :].rstrip("=") for gap in range(3)}
+    return plain | {one.replace("+", "-").replace("/", "_") for one in plain}
+
+
+def _mark_parts(marks: bytearray, line: str, forms: Iterable[str]) -> None:
+    if len(line) < PART:
+        return
+    places: dict[str, list[int]] = {}
+    low = _low(line)
+    for at in range(len(low) - PART + 1):
+        places.setdefault(low[at : at + PART], []).append(at)
+    for form in map(_low, forms):
+        for at in range(len(form) - PART + 1):
+            # Each part once: a text of one letter would else be marked at each of its places again and again.
+            for place in places.pop(form[at : at + PART], ()):
+                marks[place : place + PART] = bytes([1]) * PART
+
+
+def _mark(marks: bytearray, line: str, form: str) -> None:
+    at = line.find(form)
+    while at >= 0:
+        marks[at : at + len(form)] = bytes([1]) * len(form)
+        at = line.find(form, at + len(form))
+
+
+def _low(text: str) -> str:
+    """In small letters, each in its place: a few letters become two."""
+    low = text.lower()
+    return low if len(low) == len(text) else "".join(one if len(one.lower()) > 1 else one.lower() for one in text)
+
+
+def _joined(line: str, marks: bytearray) -> str:
+    runs = groupby(zip(line, marks, strict=True), key=lambda pair: pair[1])
+    return "".join(HIDDEN if hidden else "".join(letter for letter, _ in run) for hidden, run in runs)

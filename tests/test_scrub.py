@@ -1,0 +1,76 @@
+"""What is taken out of a line of the log."""
+
+import base64
+import json
+import time
+from urllib.parse import quote, quote_plus
+
+import pytest
+
+from qwen_worker.scrub import PART, secret_parts, without
+
+PRIVATE = 'Käse "und"\nWurst\x1b[31m, <sehr> privat/ö+%'
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        PRIVATE, PRIVATE.upper(), repr(PRIVATE), json.dumps(PRIVATE), ascii(PRIVATE),
+        repr(PRIVATE.encode()), quote(PRIVATE), quote_plus(PRIVATE), PRIVATE.encode().hex(),
+        *(base64.b64encode(b"x" * n + PRIVATE.encode()).decode() for n in range(3)),
+    ],
+)  # fmt: skip
+def test_a_text_is_hidden_in_every_form(form: str) -> None:
+    """And so are its first and its last letters; what stands around it stays."""
+    said = without(f"cannot read {form}, sorry", [PRIVATE])
+
+    assert said.startswith("cannot read ")
+    assert said.endswith(", sorry")
+    for part in (form[3 : PART + 3], form[-PART - 4 : -4]):
+        assert part not in said
+        assert without(f"|{part}|", [PRIVATE]) == "|[hidden]|"
+
+
+def test_short_texts_are_hidden_as_they_are() -> None:
+    """Those of one or two letters are not: they stand in every line."""
+    assert without("an error of Error, e.g. edit", ["error", "e", "ed"]) == "an [hidden] of Error, e.g. edit"
+
+
+@pytest.mark.parametrize(
+    ("line", "kept"),
+    [
+        ("'Authorization': 'Bearer hf_abc'", "'Authorization': '[hidden]'"),
+        ("header: Location: https://h/let-me-in", "header: Location: [hidden]"),
+        (r"send: b'GET /a?sig=1 HTTP/1.1\r\nAuthorization: AWS4 Signature=ab\r\nHost: h'",
+         r"send: b'GET /a?[hidden] HTTP/1.1\r\nAuthorization: [hidden]\r\nHost: h'"),
+        ("send: b'\\x89PNG a body'", "send: b'[hidden]"),
+        ("input_value='data:image/png;base64,iVBORw0KG...'", "input_value='data:image/png;base64,[hidden]'"),
+    ],
+)  # fmt: skip
+def test_what_looks_like_a_secret_is_hidden(line: str, kept: str) -> None:
+    """Nobody needs to have named it."""
+    assert without(line, []) == kept
+
+
+@pytest.mark.parametrize(
+    ("url", "parts"),
+    [
+        ("https://user:pw@host:80/a?b=c#d", ("/a?b=c#d", "user:pw")),
+        ("https://host?b@c", ("?b@c", "")),
+        ("DATA:image/png;base64,abc", ("abc", "abc")),
+        ("no address", ("no address",)),
+    ],
+)
+def test_of_an_address_the_host_may_be_told(url: str, parts: tuple[str, ...]) -> None:
+    """Everything else may let one in."""
+    assert secret_parts(url) == parts
+
+
+@pytest.mark.parametrize("letters", ["a", "ab", "?/", "://", "data:", "\\", "İ"])
+def test_no_text_takes_long(letters: str) -> None:
+    """Of one letter again and again, in a line of the same."""
+    text = letters * (2000 // len(letters))
+    begin = time.perf_counter()
+    without(text * 10, [text, text + "x", *(letters * n for n in range(1, 20))])
+
+    assert time.perf_counter() - begin < 0.5
