@@ -13,8 +13,9 @@ ENV PYTHONUNBUFFERED=1 \
 WORKDIR /worker
 
 # The largest and least changing layer first: torch brings its own CUDA libraries.
-COPY requirements.txt constraints.txt ./
-RUN python -m pip install --no-cache-dir -r requirements.txt
+# Each file is known by its hash, and nothing is built: no code of a package runs here.
+COPY requirements.lock ./
+RUN python -m pip install --no-cache-dir --require-hashes --only-binary :all: -r requirements.lock
 
 COPY handler.py LICENSE ./
 COPY qwen_worker ./qwen_worker

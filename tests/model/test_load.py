@@ -70,6 +70,8 @@ def test_without_cuda_the_worker_does_not_start(tiny: Path) -> None:
         "transformer/config.json",
         "vae/diffusion_pytorch_model.safetensors",
         "processor/preprocessor_config.json",
+        "processor/tokenizer.json",
+        "tokenizer/tokenizer.json",
     ],
 )
 def test_a_missing_file_is_named(copy: Path, file: str) -> None:
