@@ -10,6 +10,9 @@ ENV PYTHONUNBUFFERED=1 \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 
+# Older ones are wrong about which addresses are public, among other things.
+RUN python -c "import sys; sys.exit(sys.version_info < (3, 12, 4))"
+
 WORKDIR /worker
 
 # The largest and least changing layer first: torch brings its own CUDA libraries.

@@ -7,7 +7,6 @@ are named beside them. The same files make the same bytes.
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 from cyclonedx.schema import SchemaVersion
@@ -17,18 +16,17 @@ from local.worker import ROOT
 from qwen_worker.family import FAMILY, TEXT_TO_IMAGE, Row
 
 PATH = ROOT / "out" / "sbom.json"
-LOCK = ROOT / "requirements.lock"
+LOCK = "requirements.lock"
 OPTIONS = ("--pyproject", "pyproject.toml", "--output-reproducible", "--spec-version", "1.6")
 
 
-def text(lock: Path = LOCK) -> str:
+def text() -> str:
     """The file's content, checked against CycloneDX's own schema.
 
     Raises:
         ValueError: it does not keep to that schema.
-        subprocess.CalledProcessError: the lock cannot be read.
     """
-    bill = json.loads(_packages(lock))
+    bill = json.loads(_packages())
     bill["components"] += [_component(row) for row in (*FAMILY.values(), *TEXT_TO_IMAGE.values())]
     said = json.dumps(bill, indent=1, sort_keys=True) + "\n"
     if problem := JsonStrictValidator(SchemaVersion.V1_6).validate_str(said):
@@ -36,8 +34,8 @@ def text(lock: Path = LOCK) -> str:
     return said
 
 
-def _packages(lock: Path) -> str:
-    command = [sys.executable, "-W", "ignore", "-m", "cyclonedx_py", "requirements", *OPTIONS, str(lock)]
+def _packages() -> str:
+    command = [sys.executable, "-W", "ignore", "-m", "cyclonedx_py", "requirements", *OPTIONS, LOCK]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
 
