@@ -131,8 +131,9 @@ def test_a_pickle_is_not_opened(copy: Path, part: str, name: str) -> None:
 def test_code_of_a_repository_is_not_run(copy: Path, tmp_path: Path) -> None:
     """Wherever a configuration names it, and whatever it says of trust."""
     code = f"from pathlib import Path\nPath({str(tmp_path / 'mark')!r}).touch()\nclass Own: pass\n"
-    named = ("AutoConfig", "AutoModel", "AutoTokenizer", "AutoProcessor", "AutoImageProcessor")
-    own = {"auto_map": dict.fromkeys(named, "own.Own"), "trust_remote_code": True, "custom_pipeline": "own"}
+    named = dict.fromkeys(("AutoConfig", "AutoModel", "AutoProcessor", "AutoImageProcessor"), "own.Own")
+    classes = {**named, "AutoTokenizer": ["own.Own", "own.Own"]}
+    own = {"auto_map": classes, "trust_remote_code": True, "custom_pipeline": "own"}
     for part in filter(Path.is_dir, [copy, *copy.iterdir()]):
         (part / "own.py").write_text(code)
         (part / "pipeline.py").write_text(code)
