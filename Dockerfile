@@ -10,11 +10,15 @@ ENV PYTHONUNBUFFERED=1 \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 
+# Older ones are wrong about which addresses are public, among other things.
+RUN python -c "import sys; sys.exit(sys.version_info < (3, 12, 4))"
+
 WORKDIR /worker
 
 # The largest and least changing layer first: torch brings its own CUDA libraries.
-COPY requirements.txt constraints.txt ./
-RUN python -m pip install --no-cache-dir -r requirements.txt
+# Each file is known by its hash, and nothing is built: no code of a package runs here.
+COPY requirements.lock ./
+RUN python -m pip install --no-cache-dir --require-hashes --only-binary :all: -r requirements.lock
 
 COPY handler.py LICENSE ./
 COPY qwen_worker ./qwen_worker

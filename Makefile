@@ -2,8 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/.done
+# Long random words that are no secrets: the hashes of packages, and commits.
+HASHES := '^requirements\.lock$$'
+COMMITS := '"[0-9a-f]{40}"'
 
-.PHONY: setup demo serve test test-fast hostile check format schema clean
+.PHONY: setup demo serve test test-fast hostile mutants check format schema lock sbom clean
 
 setup: $(SETUP)  ## the virtual environment in .venv
 
@@ -27,12 +30,17 @@ test-fast: $(SETUP)  ## without the tests that start whole workers, edit at full
 hostile: $(SETUP)  ## attack the worker; leaves out/hostile.json
 	$(BIN)/python -m hostile
 
-check: $(SETUP)  ## lint, types, import contracts, Dockerfile
+mutants: $(SETUP)  ## take each guard of tests/guards.toml out: its test must fail
+	$(BIN)/python -m local.mutants
+
+check: $(SETUP)  ## lint, types, import contracts, Dockerfile, unsafe calls, secrets
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	PYTHONPATH=. $(BIN)/lint-imports
 	$(BIN)/hadolint Dockerfile
+	$(BIN)/bandit --quiet --recursive --severity-level medium qwen_worker handler.py local bench hostile
+	git ls-files -z | xargs -0 $(BIN)/detect-secrets-hook --exclude-files $(HASHES) --exclude-lines $(COMMITS)
 
 format: $(SETUP)
 	$(BIN)/ruff check --fix .
@@ -40,6 +48,14 @@ format: $(SETUP)
 
 schema: $(SETUP)  ## write docs/request.schema.json anew
 	$(BIN)/python -m local.schema_file
+
+lock: $(SETUP)  ## write requirements.lock anew: what the image installs, by the hashes of the public index
+	$(BIN)/uv pip compile requirements.txt --universal --python-version 3.11 --only-binary :all: --generate-hashes \
+		--no-annotate --no-strip-extras --no-emit-index-url \
+		--custom-compile-command "make lock" --quiet --output-file requirements.lock
+
+sbom: $(SETUP)  ## write out/sbom.json: packages and models as CycloneDX
+	$(BIN)/python -m local.sbom
 
 clean:
 	rm -rf .venv out

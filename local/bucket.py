@@ -18,7 +18,7 @@ from minio.error import MinioException
 from local import children
 
 ACCESS_KEY = "local-access-key"
-SECRET_KEY = "local-secret-key"  # noqa: S105 - of a server on the loopback address
+SECRET_KEY = "local-secret-key"  # noqa: S105  # pragma: allowlist secret
 BUCKET = "pictures"
 REGION = "us-west-000"
 START_TIMEOUT_S = 20.0

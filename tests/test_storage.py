@@ -74,6 +74,7 @@ def test_a_link_says_when_it_ends(bucket: Bucket) -> None:
 
 @pytest.mark.parametrize(
     ("wrong", "code"),
+    # pragma: allowlist nextline secret
     [({"secret": "wrong-secret"}, "SignatureDoesNotMatch"), ({"name": "no-such-bucket"}, "NoSuchBucket")],
 )
 def test_a_refusal_is_told_by_its_code(shared_bucket: LocalBucket, wrong: dict[str, Any], code: str) -> None:

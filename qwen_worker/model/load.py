@@ -163,7 +163,7 @@ def _build(folder: Path, pipeline_class: Any, parts: Callable[[Path], dict[str, 
         name = json.loads((folder / "model_index.json").read_text())["_class_name"]
         if name != pipeline_class.__name__:
             raise LoadError(f"model_index.json names {name}, not {pipeline_class.__name__}")
-        scheduler = diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler")
+        scheduler = _read(diffusers.FlowMatchEulerDiscreteScheduler, folder / "scheduler")
         return pipeline_class(scheduler=scheduler, **parts(folder))
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise LoadError(f"the model in {folder} cannot be loaded: {error}") from error
@@ -202,20 +202,20 @@ def _check_fit(config: Any, edit: Any) -> None:
 def _edit_parts(folder: Path) -> dict[str, Any]:
     text_encoder = _weights(transformers.Qwen2_5_VLForConditionalGeneration, folder / "text_encoder")
     text_encoder.register_forward_pre_hook(give_image_positions, with_kwargs=True)
-    image_processor = transformers.Qwen2VLImageProcessorPil.from_pretrained(folder / "processor")
+    image_processor = _read(transformers.Qwen2VLImageProcessorPil, folder / "processor")
     image_processor.size.longest_edge = min(image_processor.size.longest_edge, MAX_SEEN_PIXELS)
     return {
         "transformer": _weights(diffusers.QwenImageTransformer2DModel, folder / "transformer"),
         "vae": _weights(diffusers.AutoencoderKLQwenImage, folder / "vae"),
         "text_encoder": text_encoder,
-        "tokenizer": transformers.Qwen2Tokenizer.from_pretrained(folder / "tokenizer"),
-        "processor": ImageProcessor(image_processor, transformers.Qwen2Tokenizer.from_pretrained(folder / "processor")),
+        "tokenizer": _tokenizer(folder / "tokenizer"),
+        "processor": ImageProcessor(image_processor, _tokenizer(folder / "processor")),
     }
 
 
 def _image_21_parts(folder: Path) -> dict[str, Any]:
     """Without the `sample_sigmas` of model_index.json, which would win over the steps that a request asks for."""
-    image_processor = transformers.Qwen2VLImageProcessorPil.from_pretrained(folder / "processor")
+    image_processor = _read(transformers.Qwen2VLImageProcessorPil, folder / "processor")
     # The transformer puts the VAE's latents in the places of the image tokens, four to one: the text encoder must see
     # a picture at the size at which the VAE does. The processor's own limits would move it, under 256 x 256 pixels too.
     image_processor.do_resize = False
@@ -224,15 +224,31 @@ def _image_21_parts(folder: Path) -> dict[str, Any]:
         "vae": _weights(diffusers.AutoencoderKLQwenImage21, folder / "vae"),
         # Its pipeline passes on which tokens are image tokens: no hook is needed.
         "text_encoder": _weights(transformers.Qwen3VLForConditionalGeneration, folder / "text_encoder"),
-        "processor": Image21Processor(
-            image_processor, transformers.Qwen2Tokenizer.from_pretrained(folder / "processor")
-        ),
+        "processor": Image21Processor(image_processor, _tokenizer(folder / "processor")),
     }
+
+
+def _read(part: Any, folder: Path, **options: Any) -> Any:
+    """Read one part of a model from its folder.
+
+    The libraries take the name of a folder that is not there, as `model/vae`, for that of a repository on the Hub.
+    """
+    if not folder.is_dir():
+        raise LoadError(f"there is no folder {folder}")
+    return part.from_pretrained(folder, local_files_only=True, **options)
+
+
+def _tokenizer(folder: Path) -> Any:
+    """Read a tokenizer. Without a vocabulary transformers makes one to which every text is empty."""
+    tokenizer = _read(transformers.Qwen2Tokenizer, folder)
+    if not tokenizer("words").input_ids:
+        raise LoadError(f"{folder} has no vocabulary")
+    return tokenizer
 
 
 def _weights(model_class: Any, folder: Path) -> Any:
     """Load one network. The libraries fill missing weights with random ones and only warn; here it is an error."""
-    model, info = model_class.from_pretrained(folder, dtype=DTYPE, use_safetensors=True, output_loading_info=True)
+    model, info = _read(model_class, folder, dtype=DTYPE, use_safetensors=True, output_loading_info=True)
     if missing := sorted(info["missing_keys"]):
         raise LoadError(f"{folder.name} lacks {len(missing)} weights, the first is {missing[0]}")
     return model.eval()

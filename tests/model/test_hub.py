@@ -105,6 +105,33 @@ def served(host: ImageHost, folder: Path) -> None:
         host.put(f"/someone/words/resolve/{COMMIT}/{name}", (folder / name).read_bytes(), **headers)
 
 
+PARTS = """
+from pathlib import Path
+from qwen_worker.model.hub import LoadError
+from qwen_worker.model.load import load
+for part in sorted(path for path in Path("model").iterdir() if path.is_dir()):
+    away = part.rename("away")
+    try:
+        load("model", "local", pipeline="QwenImageEditPipeline", token="", cache=None, allow_cpu=True)
+    except LoadError as error:
+        print(error)
+    away.rename(part)
+"""
+
+
+@pytest.mark.slow
+def test_a_part_that_is_missing_is_not_looked_for_on_the_hub(host: ImageHost, folder: Path) -> None:
+    """`model/vae` may be the repository of a stranger: of a folder nothing is asked of the Hub."""
+    hub = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": host.url(""), "HF_HOME": str(folder.parent / "home")}
+    variables = worker.environment(Path(), hub, {"PYTHONPATH": str(worker.ROOT)})
+    command, beside = [sys.executable, "-c", PARTS], folder.parent
+    done = subprocess.run(command, env=variables, cwd=beside, capture_output=True, text=True, check=True, timeout=120)
+    parts = ("processor", "scheduler", "text_encoder", "tokenizer", "transformer", "vae")
+
+    assert done.stdout.splitlines() == [f"there is no folder model/{part}" for part in parts]
+    assert host.requests == []
+
+
 @pytest.mark.slow
 def test_no_more_is_downloaded_than_is_loaded(host: ImageHost, tiny: Path, tiny_t2i: Path, tmp_path: Path) -> None:
     """Of a text-to-image model neither text encoder nor VAE; of a LoRA's repository one file. The token is sent."""

@@ -70,6 +70,8 @@ def test_without_cuda_the_worker_does_not_start(tiny: Path) -> None:
         "transformer/config.json",
         "vae/diffusion_pytorch_model.safetensors",
         "processor/preprocessor_config.json",
+        "processor/tokenizer.json",
+        "tokenizer/tokenizer.json",
     ],
 )
 def test_a_missing_file_is_named(copy: Path, file: str) -> None:
@@ -108,14 +110,38 @@ def test_half_a_file_is_an_error(copy: Path, part: str) -> None:
         load_tiny(copy)
 
 
-def test_a_pickle_is_not_opened(copy: Path) -> None:
-    """A pickle runs code when it is read."""
-    weights = load_file(copy / "vae" / "diffusion_pytorch_model.safetensors")
-    torch.save(weights, copy / "vae" / "diffusion_pytorch_model.bin")
-    (copy / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [
+        ("transformer", "diffusion_pytorch_model.bin"),
+        ("vae", "diffusion_pytorch_model.bin"),
+        ("text_encoder", "pytorch_model.bin"),
+    ],
+)
+def test_a_pickle_is_not_opened(copy: Path, part: str, name: str) -> None:
+    """A pickle runs code when it is read: not even one of the right weights is."""
+    (weights,) = (copy / part).glob("*.safetensors")
+    torch.save(load_file(weights), copy / part / name)
+    weights.unlink()
 
     with pytest.raises(LoadError):
         load_tiny(copy)
+
+
+def test_code_of_a_repository_is_not_run(copy: Path, tmp_path: Path) -> None:
+    """Wherever a configuration names it, and whatever it says of trust."""
+    code = f"from pathlib import Path\nPath({str(tmp_path / 'mark')!r}).touch()\nclass Own: pass\n"
+    named = dict.fromkeys(("AutoConfig", "AutoModel", "AutoProcessor", "AutoImageProcessor"), "own.Own")
+    classes = {**named, "AutoTokenizer": ["own.Own", "own.Own"]}
+    own = {"auto_map": classes, "trust_remote_code": True, "custom_pipeline": "own"}
+    for part in filter(Path.is_dir, [copy, *copy.iterdir()]):
+        (part / "own.py").write_text(code)
+        (part / "pipeline.py").write_text(code)
+        for config in part.glob("*config.json"):
+            config.write_text(json.dumps({**json.loads(config.read_text()), **own}))
+
+    load_tiny(copy)
+    assert not (tmp_path / "mark").exists()
 
 
 def test_a_model_that_is_not_there_is_an_error(tmp_path: Path) -> None:

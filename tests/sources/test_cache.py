@@ -126,6 +126,7 @@ def test_an_object_without_a_digest_is_not_trusted(
     assert sources.load(url).data == b"picture"
 
 
+# pragma: allowlist nextline secret
 @pytest.mark.parametrize("wrong", [{"secret": "wrong-secret"}, {"name": "no-such-bucket"}])
 def test_a_bucket_that_cannot_be_read_fails_before_the_host_is_asked(
     shared_bucket: LocalBucket, host: ImageHost, wrong: dict[str, Any]
