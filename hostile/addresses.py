@@ -40,5 +40,7 @@ def _runner(suite: str) -> Callable[[str], Iterator[Outcome]]:
 
 SUITES = (
     Suite("S1", "no connection to a forbidden address; every control is fetched", _runner("S1"), BASELINES),
-    Suite("S2", "what is checked is what is dialled, and a silent name server holds nothing up", _runner("S2"), BASELINES),
+    Suite(
+        "S2", "what is checked is what is dialled, and a silent name server holds nothing up", _runner("S2"), BASELINES
+    ),
 )

@@ -84,7 +84,6 @@ def _safe_get(ca_file: str) -> Fetch:
     """It has no word for an authority: the variable that requests reads says it."""
     safe = importlib.import_module("runpod.serverless.utils.rp_ssrf")
 
-
     os.environ["REQUESTS_CA_BUNDLE"] = ca_file
     return lambda url: _body(safe.safe_get(url, timeout=TIMEOUT_S))
 

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from hostile import canary, fetchers, kin, namespace, names, zone
+from hostile import canary, fetchers, kin, names, namespace, zone
 from hostile.outcome import WORKER, Outcome
 from local.tls import Authority
 
@@ -21,7 +21,17 @@ FILES = {
     "/etc/nsswitch.conf": "hosts: files dns\n",
     "/etc/hosts": "127.0.0.1 localhost localhost.localdomain\n::1 localhost ip6-localhost ip6-loopback\n",
 }
-NAMES = ("pub.test", "www.pub.test", "sni.test", "pub6.test", "localhost", "127.0.0.1", "::1", zone.PUBLIC, zone.PUBLIC_V6)
+NAMES = (
+    "pub.test",
+    "www.pub.test",
+    "sni.test",
+    "pub6.test",
+    "localhost",
+    "127.0.0.1",
+    "::1",
+    zone.PUBLIC,
+    zone.PUBLIC_V6,
+)
 LITERAL_S = 1.0
 
 
