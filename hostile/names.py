@@ -22,14 +22,8 @@ ROUNDS = 10
 CHANGING = (
     "r1", "r2", "r3", "rrand", "raaaa", "rmeta", "rcname", "rflip", "rmulti", "rboth", "rref", "r1-self",
 )  # fmt: skip
-FIXED = (
-    "multi-pub-priv",
-    "multi-priv-pub",
-    "multi-pub-priv-ref",
-    "multi-v4priv-v6pub",
-    "multi-v4pub-v6priv",
-    "multi-many",
-)
+_MIXED = ("pub-priv", "priv-pub", "pub-priv-ref", "v4priv-v6pub", "v4pub-v6priv", "many")
+FIXED = tuple(f"multi-{how}" for how in _MIXED)
 PATHS = ("/img.png", "/redir?code=302&to=http%3A%2F%2F{host}%2Fimg.png", "/redir?code=307&to=%2Fimg.png")
 TIMEOUT_S, GRACE_S = 1.0, 1.0
 MANY = 3 * MOST
