@@ -11,13 +11,14 @@ import sys
 from collections.abc import Callable, Iterator
 
 from hostile.fetchers import CHECKED, HARDENED, REQUESTS, SAFE_GET
+from hostile.namespace import NO_NAMESPACE, NamespaceError
 from hostile.outcome import Outcome, Suite
 from local.worker import ROOT
 
 BASELINES = (REQUESTS, CHECKED, HARDENED, SAFE_GET)
 
 
-class NoWorldError(Exception):
+class BrokenOffError(Exception):
     """The child process could not do its work; says why."""
 
 
@@ -25,12 +26,15 @@ def run(suite: str, candidate: str) -> Iterator[Outcome]:
     """The outcomes of one suite.
 
     Raises:
-        NoWorldError: the kernel gives no network of its own, or the attacks broke down.
+        NamespaceError: the kernel gives no network of its own.
+        BrokenOffError: the attacks did not come to their end.
     """
     command = [sys.executable, "-m", "hostile.inside", suite, candidate]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode == NO_NAMESPACE:
+        raise NamespaceError(done.stderr.strip())
     if done.returncode != 0:
-        raise NoWorldError(done.stderr.strip()[-2000:])
+        raise BrokenOffError(done.stderr.strip()[-2000:])
     yield from (Outcome(**json.loads(line)) for line in done.stdout.splitlines())
 
 

@@ -17,9 +17,10 @@ PICTURE = base64.b64decode(
 )
 TLS_PORTS = {443, 8443}
 PORTS = {
-    21, 22, 23, 25, 69, 80, 81, 88, 110, 111, 135, 139, 143, 389, 443, 445, 873, 1080, 1433, 2049, 2375, 2376, 2379, 3000,
-    3128, 3306, 3389, 4040, 4243, 5000, 5432, 5601, 5672, 5900, 5984, 6379, 6443, 7001, 8000, 8001, 8008, 8080, 8081,
-    8086, 8088, 8443, 8500, 8888, 9000, 9042, 9090, 9092, 9200, 9300, 9443, 10250, 10255, 11211, 15672, 27017, 50070,
+    21, 22, 23, 25, 69, 80, 81, 88, 110, 111, 135, 139, 143, 389, 443, 445, 873, 1080, 1433, 2049, 2375, 2376, 2379,
+    3000, 3128, 3306, 3389, 4040, 4243, 5000, 5432, 5601, 5672, 5900, 5984, 6379, 6443, 7001, 8000, 8001, 8008, 8080,
+    8081, 8086, 8088, 8443, 8500, 8888, 9000, 9042, 9090, 9092, 9200, 9300, 9443, 10250, 10255, 11211, 15672, 27017,
+    50070,
 }  # fmt: skip
 
 
@@ -73,7 +74,7 @@ class Canary:
 
 def _listener(port: int) -> socket.socket:
     server = socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=256)
-    server.setblocking(False)
+    server.settimeout(0)
     return server
 
 
@@ -87,14 +88,14 @@ def _head(connection: socket.socket) -> bytes:
 def _answer(head: bytes, place: str) -> bytes:
     target = head.partition(b"\r\n")[0].partition(b" ")[2].rpartition(b" HTTP/")[0].decode("latin-1")
     address = urlsplit(target)
-    asked = {name: values[0] for name, values in parse_qs(address.query).items()}
+    asked = {name: values[0] for name, values in parse_qs(address.query, keep_blank_values=True).items()}
     if address.path == "/redir":
-        return _reply(int(asked["code"]), f"canary {place}".encode(), Location=asked["to"])
+        return _reply(int(asked.get("code", 302)), f"canary {place}".encode(), Location=asked.get("to", ""))
     if address.path == "/redirraw":
         return _reply(302, b"", Location=unquote(re.sub(r".*?[?&]to=", "", target, count=1)))
     if address.path == "/chain":
         left = int(asked["n"]) - 1
-        further = re.sub(r"n=\d+", f"n={left}", target) if left >= 0 else asked["to"]
+        further = re.sub(r"n=\d+", f"n={left}", target) if left >= 0 else asked.get("to", "")
         return _reply(302, b"", Location=further)
     if address.path.endswith("/gz.png"):
         return _reply(200, gzip.compress(PICTURE), **{"Content-Encoding": "gzip"})

@@ -8,10 +8,11 @@ import json
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from hostile import canary, fetchers, kin, names, namespace, zone
+from hostile.namespace import NO_NAMESPACE
 from hostile.outcome import WORKER, Outcome
 from local.tls import Authority
 
@@ -21,28 +22,19 @@ FILES = {
     "/etc/nsswitch.conf": "hosts: files dns\n",
     "/etc/hosts": "127.0.0.1 localhost localhost.localdomain\n::1 localhost ip6-localhost ip6-loopback\n",
 }
-NAMES = (
-    "pub.test",
-    "www.pub.test",
-    "sni.test",
-    "pub6.test",
-    "localhost",
-    "127.0.0.1",
-    "::1",
-    zone.PUBLIC,
-    zone.PUBLIC_V6,
-)
+NAMES = ("pub.test", "www.pub.test", "sni.test", "pub6.test", "localhost", "127.0.0.1", "::1", *sorted(zone.OPEN))
 LITERAL_S = 1.0
 
 
 class World:
     """The canary, the name server and the authority of this namespace."""
 
-    def __init__(self, folder: Path, urls: list[str]) -> None:
+    def __init__(self, folder: Path) -> None:
         namespace.enter(FILES, zone.REFUSING)
         authority = Authority(folder)
         self.ca_file = str(authority.file)
         self.zone = zone.serve()
+        urls = [*(vector["url"] for vector in listed()), *kin.block(), *kin.closed_ports()]
         self.canary = canary.Canary(authority.context(*NAMES), {port for url in urls for port in _ports(url)})
 
     def attack(self, name: str, fetch: fetchers.Fetch, url: str, *, ports: bool = False, typed: bool = True) -> Outcome:
@@ -87,39 +79,43 @@ def listed() -> list[dict[str, str]]:
     return vectors
 
 
-def addresses(folder: Path, candidate: str) -> Iterator[Outcome]:
-    """S1: the list; of this worker also a PUT to each, each with every port open, and the kin."""
-    vectors = listed()
-    more = [*kin.block(), *kin.injected()] if candidate == WORKER else []
-    ports = list(kin.closed_ports()) if candidate == WORKER else []
-    world = World(folder, [vector["url"] for vector in vectors] + more + ports)
-    fetch, typed = fetchers.of(candidate, world.ca_file), candidate == WORKER
-    for number, vector in enumerate(vectors):
+def of_the_list(world: World, candidate: str) -> Iterator[Outcome]:
+    """Each address of the list, controls too."""
+    fetch, own = fetchers.of(candidate, world.ca_file), candidate == WORKER
+    for number, vector in enumerate(listed()):
         name, url = f"{number} {vector['cat']} {vector['url']!a}", vector["url"]
         if vector["expect"] == "allow":
             yield world.control(name, fetch, url)
         else:
-            yield world.attack(name, fetch, url, ports=typed, typed=typed)
+            yield world.attack(name, fetch, url, ports=own, typed=own)
+
+
+def of_the_kin(world: World) -> Iterator[Outcome]:
+    """The kin; and everything once more with every port open, as closed ones hide what lies behind, and as a PUT."""
+    for url in (*kin.block(), *kin.injected(), *kin.closed_ports()):
+        yield world.attack(f"kin {url!a}", fetchers.of(WORKER, world.ca_file), url, ports=True)
+    anywhere = fetchers.worker_with(world.ca_file, any_port=True).fetch
+    attacks = [vector["url"] for vector in listed() if vector["expect"] != "allow"]
+    for how, call in (("any port", anywhere), ("PUT", fetchers.put_with(world.ca_file))):
+        for number, url in enumerate((*attacks, *kin.block(), *kin.injected())):
+            yield world.attack(f"{how} {number} {url!a}", call, url)
+
+
+def addresses(world: World, candidate: str) -> Iterator[Outcome]:
+    """S1."""
+    yield from of_the_list(world, candidate)
     if candidate == WORKER:
-        anywhere = fetchers.worker_with(world.ca_file, any_port=True).fetch
-        put = fetchers.put_with(world.ca_file)
-        listed_urls = [vector["url"] for vector in vectors if vector["expect"] != "allow"]
-        for how, call, urls in (("any port", anywhere, listed_urls + more), ("PUT", put, listed_urls + more)):
-            yield from (world.attack(f"{how} {number} {url!a}", call, url) for number, url in enumerate(urls))
-        yield from (world.attack(f"kin {url!a}", fetch, url, ports=True) for url in more + ports)
+        yield from of_the_kin(world)
 
 
-SUITES: dict[str, Callable[[Path, str], Iterator[Outcome]]] = {
-    "S1": addresses,
-    "S2": lambda folder, candidate: names.attacks(World(folder, []), candidate),
-}
+SUITES = {"S1": addresses, "S1-list": of_the_list, "S2": names.attacks}
 
 
 def main() -> None:
     """Run one suite on one candidate."""
     suite, candidate = sys.argv[1:]
     with tempfile.TemporaryDirectory() as folder:
-        for outcome in SUITES[suite](Path(folder), candidate):
+        for outcome in SUITES[suite](World(Path(folder)), candidate):
             print(json.dumps(dataclasses.asdict(outcome)), flush=True)
 
 
@@ -127,4 +123,5 @@ if __name__ == "__main__":
     try:
         main()
     except namespace.NamespaceError as error:
-        sys.exit(f"no network of our own: {error}")
+        sys.stderr.write(f"{error}\n")
+        sys.exit(NO_NAMESPACE)

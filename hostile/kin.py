@@ -19,14 +19,12 @@ _V6 = (
     "fc00::/7", "fd00:ec2::254/128", "fd20:ce::254/128", "fe80::/10", "fec0::/10", "ff00::/8",
 )  # fmt: skip
 _MOST_WANTED = (
-    "127.0.0.1",
-    "169.254.169.254",
-    "10.0.0.1",
-    "192.168.1.1",
-    "172.16.0.1",
-    "100.100.100.200",
-    "192.0.0.192",
-)
+    "127.0.0.1", "169.254.169.254", "10.0.0.1", "192.168.1.1", "172.16.0.1", "100.100.100.200", "192.0.0.192",
+)  # fmt: skip
+_EMBEDDING = ("::", "::ffff:", "::FFFF:", "::ffff:0:", "64:ff9b::", "64:ff9b:1::", "64:ff9b:1:1::", "2001:db8::")
+_HIDDEN = ("127.0.0.1", "169.254.169.254", "2130706433", "0x7f.1", "[::1]", "[::ffff:10.0.0.1]", "a-loop.test")
+_SIGNS = ("@", "%40", "#@", "?@", "/@", ";@", "\\@", "%23@", "%2f@", ":80@", "&@", " @", "\t@", "%20@", "\uff20")
+_BREAKS = ("\r\n", "\n", "\r", "%0d%0a", "%0a", "%250d%250a", "\u010d\u010a", "\u560d\u560a", "\x0b", "\x85", "\0")
 _DIGITS = {
     "fullwidth": 0xFF10, "bold": 0x1D7CE, "double-struck": 0x1D7D8, "sans": 0x1D7E2, "monospace": 0x1D7F6,
     "arabic": 0x0660, "persian": 0x06F0, "devanagari": 0x0966, "bengali": 0x09E6, "thai": 0x0E50,
@@ -59,19 +57,7 @@ def closed_ports() -> Iterator[str]:
 
 def injected() -> Iterator[str]:
     """Line breaks that would end a header."""
-    for end in (
-        "\r\n",
-        "\n",
-        "\r",
-        "%0d%0a",
-        "%0a",
-        "%250d%250a",
-        "\u010d\u010a",
-        "\u560d\u560a",
-        "\x0b",
-        "\x85",
-        "\0",
-    ):
+    for end in _BREAKS:
         line = f"{end}X-Injected: 1{end}"
         yield from (f"http://pub.test/{line}", f"http://pub.test/?{line}", f"http://pub.test/#{line}")
         yield from (f"http://pub.test{line}/", f"http://a{line}@pub.test/", f"http://pub.test:80{line}/")
@@ -81,7 +67,7 @@ def injected() -> Iterator[str]:
 
 def _encoded() -> Iterator[str]:
     for block in map(IPv4Network, _V4):
-        yield from _written(block[len_ // 2] if (len_ := block.num_addresses) > 1 else block[0])
+        yield from _written(block[block.num_addresses // 2])
 
 
 def _written(address: IPv4Address) -> Iterator[str]:
@@ -107,27 +93,19 @@ def _spelt(text: str) -> Iterator[str]:
 
 def _blocks() -> Iterator[str]:
     """The ends and the middle of each."""
-    for block in (*map(IPv4Network, _V4), *(IPv6Network(text) for text in _V6)):
-        for at in {0, min(1, block.num_addresses - 1), block.num_addresses // 2 % block.num_addresses, -1}:
-            yield f"[{block[at]}]" if block.version == 6 else str(block[at])
-        if block.version == 6:
-            yield from (f"[{block[-1]}%25lo]", f"[{block[-1]}%lo]", f"[{block[-1]}%251]", f"[{block[-1].exploded}]")
+    for block in map(IPv4Network, _V4):
+        yield from (str(block[at]) for at in {0, block.num_addresses // 2, -1})
+    for wide in map(IPv6Network, _V6):
+        last = wide[-1]
+        yield from (f"[{wide[0]}]", f"[{wide[wide.num_addresses // 2]}]", f"[{last}]", f"[{last.exploded}]")
+        yield from (f"[{last}%25lo]", f"[{last}%lo]", f"[{last}%251]")
 
 
 def _embedded() -> Iterator[str]:
     for text in _MOST_WANTED:
         number = int(IPv4Address(text))
         high, low = number >> 16, number & 0xFFFF
-        for head in (
-            "::",
-            "::ffff:",
-            "::FFFF:",
-            "::ffff:0:",
-            "64:ff9b::",
-            "64:ff9b:1::",
-            "64:ff9b:1:1::",
-            "2001:db8::",
-        ):
+        for head in _EMBEDDING:
             yield from (f"[{head}{text}]", f"[{head}{high:x}:{low:x}]")
         yield from (f"[2002:{high:x}:{low:x}::]", f"[2002:{high:x}:{low:x}::1]", f"[2001:0:{high:x}:{low:x}::1]")
         yield f"[2001:0:4136:e378:8000:63bf:{high ^ 0xFFFF:x}:{low ^ 0xFFFF:x}]"
@@ -145,23 +123,7 @@ def _names() -> Iterator[str]:
 
 def _confused(address: str) -> Iterator[str]:
     """A parser may take either host for the true one."""
-    for sign in (
-        "@",
-        "%40",
-        "#@",
-        "?@",
-        "/@",
-        ";@",
-        "\\@",
-        "%23@",
-        "%2f@",
-        ":80@",
-        "&@",
-        " @",
-        "\t@",
-        "%20@",
-        "\uff20",
-    ):
+    for sign in _SIGNS:
         yield f"http://pub.test{sign}{address}/"
     for form in ("http:{}/", "http:/{}/", "http:///{}/", "http:\\\\{}\\", "http:/\\{}/", "//{}/", "\\\\{}\\", "{}/"):
         yield form.format(address)
@@ -172,15 +134,7 @@ def _confused(address: str) -> Iterator[str]:
 
 
 def _targets() -> Iterator[str]:
-    for address in (
-        "127.0.0.1",
-        "169.254.169.254",
-        "2130706433",
-        "0x7f.1",
-        "[::1]",
-        "[::ffff:10.0.0.1]",
-        "a-loop.test",
-    ):
+    for address in _HIDDEN:
         for form in (
             "http://{}/",
             "//{}/",
@@ -189,15 +143,11 @@ def _targets() -> Iterator[str]:
             "/\\{}/",
             "http:{}/",
             "https://{}/",
-            "http://pub.test@{}/",
+            "HTTP://{}:8080/",
         ):
             yield form.format(address)
-        yield from (
-            f"HTTP://{address}:8080/",
-            f"\thttp://{address}/",
-            f"http://{address}#@pub.test/",
-            f"http:\\\\{address}",
-        )
+        for form in ("http://pub.test@{}/", "\thttp://{}/", "http://{}#@pub.test/", "http:\\\\{}"):
+            yield form.format(address)
     yield from ("file:///etc/passwd", "gopher://127.0.0.1:6379/_x", "ftp://127.0.0.1/", "dict://127.0.0.1:11211/stats")
     yield from ("jar:http://127.0.0.1/", "data:image/png;base64,AA==", "javascript:1", "http+unix://%2frun%2fx/", "")
     yield from ("http://pub.test/redir?code=302&to=http%3A%2F%2F127.0.0.1%2F", "http://r1-kin.test/redir?code=302&to=/")

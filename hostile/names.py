@@ -22,14 +22,8 @@ ROUNDS = 10
 CHANGING = (
     "r1", "r2", "r3", "rrand", "raaaa", "rmeta", "rcname", "rflip", "rmulti", "rboth", "rref", "r1-self",
 )  # fmt: skip
-FIXED = (
-    "multi-pub-priv",
-    "multi-priv-pub",
-    "multi-pub-priv-ref",
-    "multi-v4priv-v6pub",
-    "multi-v4pub-v6priv",
-    "multi-many",
-)
+_MIXED = ("pub-priv", "priv-pub", "pub-priv-ref", "v4priv-v6pub", "v4pub-v6priv", "many")
+FIXED = tuple(f"multi-{how}" for how in _MIXED)
 PATHS = ("/img.png", "/redir?code=302&to=http%3A%2F%2F{host}%2Fimg.png", "/redir?code=307&to=%2Fimg.png")
 TIMEOUT_S, GRACE_S = 1.0, 1.0
 MANY = 3 * MOST
@@ -52,13 +46,20 @@ def attacks(world: "World", candidate: str) -> Iterator[Outcome]:
 
 def _changed(world: "World", fetch: fetchers.Fetch, host: str, url: str, name: str, *, typed: bool) -> Outcome:
     asked, dialled = len(world.zone.asked), len(world.canary.dialled)
-    outcome = world.attack(name, fetch, url, typed=typed)
+    delivered: list[int] = []
+
+    def noted(url: str) -> bytes:
+        body = fetch(url)
+        delivered.append(len(body))
+        return body
+
+    outcome = world.attack(name, noted, url, typed=typed)
     if outcome.through or not typed:
         return outcome
     times = Counter(world.zone.asked[asked:])
     connections = len(world.canary.dialled) - dialled
-    # One that nobody answers at is no connection, and needs its look-up all the same.
-    if (most := max(times.values(), default=0)) > max(1, connections + ("ref" in host)):
+    # What was refused, or not reached, was looked up too.
+    if (most := max(times.values(), default=0)) > connections + (not delivered):
         return Outcome(name, f"{most} look-ups for {connections} connections", outcome.seconds)
     unknown = {place for place, _ in world.canary.dialled[dialled:]} - world.zone.given.get(host, set())
     return Outcome(name, f"dialled {unknown}, which no answer named" if unknown else None, outcome.seconds)

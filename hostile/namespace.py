@@ -14,6 +14,9 @@ CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWNET = 0x00020000, 0x10000000, 0x40000000  #
 MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000  # linux/mount.h
 LOCAL_TABLE, SCOPE_HOST = 255, 254  # linux/rtnetlink.h
 
+#: How a process exits whose kernel refuses.
+NO_NAMESPACE = 3
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 

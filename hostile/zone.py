@@ -4,9 +4,10 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv6Address
 
-from dnslib import AAAA, CNAME, DNAME, QTYPE, RR, A
-from dnslib.server import BaseResolver, DNSHandler, DNSRecord, DNSServer
+from dnslib import AAAA, CNAME, DNAME, QTYPE, RR, A, DNSLabel
+from dnslib.server import DNSHandler, DNSRecord, DNSServer
 
 #: Where it is asked, by whoever reads RESOLV_CONF.
 PLACE = "127.0.0.53"
@@ -22,7 +23,7 @@ SILENT = "silent.test"
 
 INSIDE_V4 = {
     "loop": "127.0.0.1", "meta": "169.254.169.254", "10": "10.0.0.1", "192": "192.168.1.1", "172": "172.16.0.1",
-    "cgnat": "100.100.100.200", "zero": "0.0.0.0", "bcast": "255.255.255.255", "doc": "203.0.113.1",
+    "cgnat": "100.100.100.200", "zero": str(IPv4Address(0)), "bcast": "255.255.255.255", "doc": "203.0.113.1",
     "bench": "198.18.0.1", "ietf": "192.0.0.192", "azure": "168.63.129.16", "relay": "192.88.99.1",
 }  # fmt: skip
 INSIDE_V6 = {
@@ -51,7 +52,7 @@ _CHAINS = {
 }
 
 
-class Zone(BaseResolver):
+class Zone:
     """What is answered, and what was asked: `asked` has (name, type) in order, `given` the addresses of each name."""
 
     def __init__(self) -> None:
@@ -63,7 +64,7 @@ class Zone(BaseResolver):
     def resolve(self, request: DNSRecord, handler: DNSHandler) -> DNSRecord | None:
         """The answer with a life of 0 s."""
         del handler
-        name, kind = str(request.q.qname).rstrip(".").lower(), QTYPE.get(request.q.qtype)
+        name, kind = b".".join(request.q.qname.label).decode("latin-1").lower(), QTYPE.get(request.q.qtype)
         with self._lock:
             self.asked.append((name, kind))
             time = self._times[name, kind]
@@ -71,22 +72,22 @@ class Zone(BaseResolver):
         if name == SILENT or name.endswith(f".{SILENT}"):
             raise _SilentError
         reply = request.reply()
-        for record in self._records(name, kind, time):
+        for record in self._records(request.q.qname, name, kind, time):
             reply.add_answer(record)
         return reply
 
-    def _records(self, name: str, kind: str, time: int) -> Iterator[RR]:
-        owner = name
+    def _records(self, owner: DNSLabel, name: str, kind: str, time: int) -> Iterator[RR]:
         if name.endswith(".dname.test"):
             yield RR("dname.test", QTYPE.DNAME, rdata=DNAME("inside.test"), ttl=0)
         for alias in _chain(name, time):
             yield RR(owner, QTYPE.CNAME, rdata=CNAME(alias), ttl=0)
-            owner = alias
-        for address in _addresses(owner, time):
+            owner = DNSLabel(alias)
+        for address in _addresses([name, *_chain(name, time)][-1], time):
             if (":" in address) == (kind == "AAAA") and kind in {"A", "AAAA"}:
                 self.given.setdefault(name, set()).add(address)
-                data = AAAA(address) if kind == "AAAA" else A(address)
-                yield RR(owner, QTYPE.AAAA if kind == "AAAA" else QTYPE.A, rdata=data, ttl=0)
+                # As bytes: dnslib does not read every way to write one.
+                data = AAAA(tuple(IPv6Address(address).packed)) if kind == "AAAA" else A(address)
+                yield RR(owner, getattr(QTYPE, kind), rdata=data, ttl=0)
 
 
 class _SilentError(Exception):
@@ -100,16 +101,12 @@ class _Quiet:
         return lambda *_: None
 
 
-class _Server(DNSServer):
-    def __init__(self, zone: Zone) -> None:
-        super().__init__(zone, address=PLACE, port=53, logger=_Quiet())
-        self.server.handle_error = lambda *_: None
-
-
 def serve() -> Zone:
     """A name server in a thread, for the life of the process."""
     zone = Zone()
-    _Server(zone).start_thread()
+    server = DNSServer(zone, address=PLACE, port=53, logger=_Quiet())
+    server.server.handle_error = lambda *_: None
+    server.start_thread()
     return zone
 
 
@@ -140,7 +137,7 @@ def _changing(first: str, rest: str, time: int) -> list[str]:
     """Public at the first look-up, or the first two or three; or in turns."""
     if later := re.fullmatch(r"r([1-9])", first):
         return [PUBLIC if time < int(later[1]) else "127.0.0.1"]
-    number = int("0" + rest.rpartition("-")[2])
+    number = sum(map(int, re.findall(r"-?(\d+)$", rest)))
     turns = {
         "rrand": [PUBLIC if (number * 7 + time * 5) % 3 else "10.0.0.1"],
         "raaaa": [PUBLIC_V6 if time == 0 else "::1"],

@@ -57,6 +57,12 @@ def canonical(host: str) -> str:
     return str(address.ipv4_mapped or address if isinstance(address, IPv6Address) else address)
 
 
+def is_ambiguous(host: str) -> bool:
+    """Whether the host is an address in numbers that some read as octal and others do not, as in 010.0.0.1."""
+    number = r"(0x[0-9a-f]*|[0-9]+)"
+    return bool(re.fullmatch(rf"{number}(\.{number}){{0,3}}\.?", host.lower()) and re.search(r"(^|\.)0[0-9]", host))
+
+
 @dataclass(frozen=True)
 class HostList:
     """Which hosts are open: a refusal wins, and where something is allowed, nothing else is.

@@ -2,7 +2,7 @@
 
 import pytest
 
-from qwen_worker.hosts import HostList, canonical, ports_of, told
+from qwen_worker.hosts import HostList, canonical, is_ambiguous, ports_of, told
 
 
 def test_ports_are_listed_one_by_one_or_as_ranges() -> None:
@@ -74,3 +74,17 @@ def test_what_is_no_host_is_refused(said: str) -> None:
     """With what it must be."""
     with pytest.raises(ValueError, match="must be hosts"):
         HostList.parse(said)
+
+
+@pytest.mark.parametrize("host", ["010.0.0.1", "10.0.0.01", "0177.1", "017700000001", "0x7f.00.0.1", "08.8.8.8."])
+def test_a_zero_in_front_of_a_number_is_ambiguous(host: str) -> None:
+    """Octal to some, decimal to others."""
+    assert is_ambiguous(host)
+
+
+@pytest.mark.parametrize(
+    "host", ["10.0.0.1", "0.0.0.0", "0", "0x7f.1", "01.com", "a.01", "08.example", "[::1]", "1.1.1.1."]
+)
+def test_other_hosts_are_not_ambiguous(host: str) -> None:
+    """Names may begin with a zero."""
+    assert not is_ambiguous(host)

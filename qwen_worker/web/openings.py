@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qwen_worker.errors import BadInput
-from qwen_worker.hosts import DEFAULT_PORTS, HostList, ports_of, told
+from qwen_worker.hosts import DEFAULT_PORTS, HostList, is_ambiguous, ports_of, told
 from qwen_worker.web.addresses import Network
 
 PORTS = ports_of(DEFAULT_PORTS)
@@ -33,6 +33,8 @@ class Openings:
         """
         if not any(port in part for part in self.ports):
             raise BadInput(f"its port {port} is closed here: give an address with one of {told(self.ports)}")
+        if is_ambiguous(host):
+            raise BadInput("its host has numbers that begin with 0: write the address without those zeros")
         try:
             is_open = self.hosts.has(host)
         except ValueError as error:
