@@ -39,7 +39,10 @@ def fetch(root: Path = ROOT) -> dict[str, int]:
     Raises:
         CorpusMissing: a client is not installed, or could not fetch.
     """
-    sources = {"pillow": _pillow, **{name: partial(_debian, package=name) for name in DEBIAN}}
+    sources: dict[str, Callable[[Path], None]] = {
+        "pillow": _pillow,
+        **{name: partial(_debian, package=name) for name in DEBIAN},
+    }
     for name, bring in sources.items():
         if not (root / name).is_dir():
             _whole(root / name, bring)
@@ -53,7 +56,11 @@ def files(root: Path = ROOT) -> Iterator[Path]:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix not in NOT_PICTURES)
+    return (path for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+def _may_be_picture(name: str) -> bool:
+    return Path(name).suffix not in NOT_PICTURES
 
 
 def _whole(folder: Path, bring: Callable[[Path], None]) -> None:
