@@ -9,11 +9,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from hostile import hard_pictures, looks, ordinary_pictures
+from hostile.caller import BASELINES
 from hostile.outcome import WORKER, Suite, told
 
 OUT = Path("out/hostile.json")
 LIBRARIES = ("Pillow", "requests", "urllib3", "numpy", "pydantic")
-SUITES: tuple[Suite, ...] = ()
+SUITES: tuple[Suite, ...] = (
+    Suite("S5", "any picture ends in 2 s and 512 MB, decoded or refused", hard_pictures.attack, BASELINES),
+    Suite("S6", "ordinary pictures are accepted, with the right pixels", ordinary_pictures.attack, BASELINES),
+    Suite("S7", "pictures look as meant, results tell nothing of metadata", looks.attack, BASELINES),
+)
 
 
 def main() -> int:

@@ -73,8 +73,7 @@ def kinds() -> Iterator[Named]:
             yield f"{kind.lower()}-photo", file_of(picture, kind)
         except (OSError, KeyError, ValueError):
             continue  # this Pillow does not write it
-    for name, data in TEXTS.items():
-        yield name, data
+    yield from TEXTS.items()
 
 
 def polyglots() -> Iterator[Named]:

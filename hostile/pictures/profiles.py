@@ -89,15 +89,29 @@ def elements(count: int, kind: bytes = b"matf") -> bytes:
 
 def bad_ones() -> Iterator[Named]:
     """Profiles, by name."""
+    for some in (_large, _damaged, _kinds, _cubes, _long, _tones, _words):
+        yield from some()
+
+
+def _large() -> Iterator[Named]:
     good = profile(honest())
     yield "good", good
     yield "25-mb", profile({**honest(), b"note": bytes(24 * 2**20)})
     yield "60000-tags", profile({**honest(), **{struct.pack(">I", n): b"text\0\0\0\0" for n in range(60_000)}})
     yield "100-tags-and-more", profile({**honest(), **{b"x%03d" % n: b"text\0\0\0\0" for n in range(91)}})
     yield "own-table-as-tag", good.replace(b"cprt" + good[148:156], b"cprt" + struct.pack(">II", 0, len(good)))
+
+
+def _damaged() -> Iterator[Named]:
+    good = profile(honest())
+    for share in range(0, 100, 7):
+        yield f"cut-at-{share}-percent", good[: len(good) * share // 100]
     for place in (0, 4, 8, 12, 16, 20, 36, 64, 68, 128, 132, 136, 140, 144):
         for value in (0, 1, 0x7FFFFFFF, 0xFFFFFFFF):
             yield f"byte-{place}-is-{value}", good[:place] + struct.pack(">I", value) + good[place + 4 :]
+
+
+def _kinds() -> Iterator[Named]:
     for space in (b"GRAY", b"CMYK", b"Lab ", b"XYZ ", b"YCbr", b"HSV ", b"2CLR", b"FCLR", b"MCHF", b"nmcl", b"    "):
         yield f"of-{space.decode().strip()}", profile(honest(), space=space)
         yield f"into-{space.decode().strip()}", profile(honest(), pcs=space)
@@ -106,6 +120,9 @@ def bad_ones() -> Iterator[Named]:
             yield f"kind-{kind.hex()}-{version}", profile(honest(), kind=kind, version=version)
             cube = {**honest(), b"A2B0": lut(3, 3, 9), b"B2A0": lut(3, 3, 9)}
             yield f"kind-{kind.hex()}-{version}-cube", profile(cube, kind=kind, version=version, pcs=b"Lab ")
+
+
+def _cubes() -> Iterator[Named]:
     for grid in (0, 1, 2, 33, 100, 255):
         table = bytes(min(grid**3 * 6, 6 * 100**3))
         cube = {**honest(), b"A2B0": lut(3, 3, grid, table=table), b"A2B1": lut(3, 3, grid, table=table)}
@@ -116,10 +133,16 @@ def bad_ones() -> Iterator[Named]:
         )
     for inputs in (0, 1, 4, 8, 15, 255):
         yield f"cube-of-{inputs}-dimensions", profile({**honest(), b"A2B0": lut(inputs, 3, 2, table=bytes(200_000))})
+
+
+def _long() -> Iterator[Named]:
     for count in (1, 100, 10_000, 200_000):
         for version in (4, 5) if count <= 100 else (4,):
             tags = {**honest(), **dict.fromkeys((b"D2B0", b"D2B1", b"B2D0", b"B2D1", b"A2B0"), elements(count))}
             yield f"{count}-steps-{version}", profile(tags, version=version)
+
+
+def _tones() -> Iterator[Named]:
     for points in (0, 1, 2, 4096, 65536, 1_000_000):
         yield f"curve-of-{points}", profile({**honest(), **dict.fromkeys(NAMES[6:], curve(*[0] * points))})
     yield "curve-claims-more", profile({**honest(), **dict.fromkeys(NAMES[6:], curve(count=2**32 - 1))})
@@ -127,8 +150,12 @@ def bad_ones() -> Iterator[Named]:
         for gamma in (0, 1, -1, 2**31 - 1, -(2**31)):
             tones = b"para\0\0\0\0" + struct.pack(">HH", number, 0) + struct.pack(">7i", *[gamma] * 7)
             yield f"function-{number}-of-{gamma}", profile({**honest(), **dict.fromkeys(NAMES[6:], tones)}, version=4)
-    for value in (0.0, -1.0, 32767.0, -32768.0):
-        yield f"primaries-of-{value:g}", profile({**honest(), **dict.fromkeys(NAMES[3:6], xyz(value, value, value))})
+    for all_three in (0.0, -1.0, 32767.0, -32768.0):
+        primaries = xyz(all_three, all_three, all_three)
+        yield f"primaries-of-{all_three:g}", profile({**honest(), **dict.fromkeys(NAMES[3:6], primaries)})
+
+
+def _words() -> Iterator[Named]:
     colours = b"ncl2\0\0\0\0" + struct.pack(">III", 0, 100_000, 15) + bytes(64) + bytes(68 * 100_000)
     yield "named-colours", profile({**honest(), b"ncl2": colours}, kind=b"nmcl", space=b"RGB ")
     languages = b"mluc\0\0\0\0" + struct.pack(">II", 100_000, 12) + b"enUS" + struct.pack(">II", 2**31, 28)
@@ -137,8 +164,6 @@ def bad_ones() -> Iterator[Named]:
     yield "sequence-of-profiles", profile({**honest(), b"pseq": sequence}, kind=b"link")
     for made in ("LAB", "XYZ", "sRGB"):
         yield f"made-{made}", ImageCms.ImageCmsProfile(ImageCms.createProfile(made)).tobytes()
-    for share in range(0, 100, 7):
-        yield f"cut-at-{share}-percent", good[: len(good) * share // 100]
 
 
 def in_jpeg(data: bytes, picture: bytes | None = None) -> bytes:
