@@ -55,6 +55,19 @@ BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.03
 # IEC 61966-2-1's tones, as a profile's function 3 has them.
 TONES = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
 SECRET = b"SECRET"
+# What the source says, and where each format would keep it.
+MARKS = (
+    SECRET,
+    b"Exif\0",
+    b"eXIf",
+    b"EXIF",
+    b"ICC_PROFILE",
+    b"iCCP",
+    b"ICCP",
+    b"ns.adobe.com",
+    b"XML:com.adobe",
+    b"XMP ",
+)
 
 
 def attack(name: str) -> Iterator[Outcome]:
@@ -179,7 +192,7 @@ def _secrets(decode_with: Decode) -> Iterator[Told]:
         for output_format in ("png", "jpeg", "webp"):
             for name, image in (("as it is", decoded), ("delivered", _delivered(decoded))):
                 data = encode(image, output_format, 95).data
-                marks = [mark for mark in (SECRET, b"Exif", b"eXIf", b"ICC", b"iCCP", b"xmp") if mark in data]
+                marks = [mark for mark in MARKS if mark in data]
                 told = f"it carries {marks}" if marks else None
                 yield f"the metadata of a {kind}, in a {output_format} {name}", told
 

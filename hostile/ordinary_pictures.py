@@ -54,7 +54,7 @@ def attack(candidate: str) -> Iterator[Outcome]:
 
 def ordinary(data: bytes) -> npt.NDArray[np.uint8] | None:
     """What OpenCV sees, in its order of channels and not turned upright; None if the file is not ordinary."""
-    if not _whole(data) or any(mark in data for mark in ANIMATIONS):
+    if not _whole(data) or any(mark in data for mark in ANIMATIONS) or not _within_limits(data):
         return None
     try:
         seen = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -62,10 +62,16 @@ def ordinary(data: bytes) -> npt.NDArray[np.uint8] | None:
         return None
     if seen is None or seen.dtype != np.uint8:
         return None
-    height, width = seen.shape[:2]
-    return (
-        seen.astype(np.uint8, copy=False) if height * width <= MAX_PIXELS and max(height, width) <= MAX_SIDE else None
-    )
+    return seen.astype(np.uint8, copy=False)
+
+
+def _within_limits(data: bytes) -> bool:
+    """By the header alone: OpenCV would need half a minute for the largest."""
+    try:
+        width, height = Image.open(io.BytesIO(data)).size
+    except (OSError, ValueError, SyntaxError):
+        return True  # OpenCV may know better
+    return height * width <= MAX_PIXELS and max(height, width) <= MAX_SIDE
 
 
 def _whole(data: bytes) -> bool:
