@@ -5,17 +5,16 @@ import sys
 import time
 from dataclasses import dataclass
 from multiprocessing import Pipe
-from pathlib import Path
 from subprocess import DEVNULL
 from types import TracebackType
 from typing import Self
 
 from hostile.caller import Answer
+from hostile.processes import forget_peaks, peaks
 from local import children
 
 SECONDS = 20.0  # after which a candidate is killed
 BETWEEN_LOOKS = 0.005  # s; what a process takes in its last moments before it is killed can be missed by that much
-MB = 1024  # kB, as the kernel counts
 
 
 @dataclass(frozen=True)
@@ -48,20 +47,21 @@ class Decoding:
 
     def put(self, data: bytes, *, wants_pixels: bool = False) -> Case:
         """One picture."""
-        idle = _reset(self._caller.pid)
+        forget_peaks(self._caller.pid)
+        idle = peaks(self._caller.pid)
         begin = time.perf_counter()
         died = None
-        peaks: dict[int, float] = {}
+        most: dict[int, float] = {}
         try:
             self._pipe.send(wants_pixels)
             self._pipe.send_bytes(data)
             while not self._pipe.poll(BETWEEN_LOOKS):
-                _look(self._caller.pid, peaks)
+                _keep_most(most, peaks(self._caller.pid))
                 if time.perf_counter() - begin > SECONDS:
                     died = f"still busy after {SECONDS:.0f} s"
                     break
             else:
-                _look(self._caller.pid, peaks)
+                _keep_most(most, peaks(self._caller.pid))
                 answer = self._pipe.recv()
         except (EOFError, OSError):
             died = f"its caller died: exit status {self._caller.wait()}"
@@ -69,8 +69,8 @@ class Decoding:
             answer = Answer(untyped=died, seconds=time.perf_counter() - begin)
             self._stop()
             self._start()
-        grown = max((peak - idle.get(pid, 0.0) for pid, peak in peaks.items()), default=0.0)
-        return Case(answer, max(peaks.values(), default=0.0), grown)
+        grown = max((peak - idle.get(pid, 0.0) for pid, peak in most.items()), default=0.0)
+        return Case(answer, max(most.values(), default=0.0), grown)
 
     def _start(self) -> None:
         self._pipe, theirs = Pipe()
@@ -85,29 +85,5 @@ class Decoding:
         self._caller.wait()
 
 
-def _family(pid: int) -> list[int]:
-    """A process and all below it, those that are gone meanwhile left out."""
-    try:
-        lines = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]
-    except OSError:
-        return [pid]
-    return [pid, *(one for line in lines for child in line.split() for one in _family(int(child)))]
-
-
-def _reset(pid: int) -> dict[int, float]:
-    """Let the kernel count anew; what each process has now, in MB."""
-    for one in _family(pid):
-        Path(f"/proc/{one}/clear_refs").write_text("5")
-    idle: dict[int, float] = {}
-    _look(pid, idle)
-    return idle
-
-
-def _look(pid: int, peaks: dict[int, float]) -> None:
-    for one in _family(pid):
-        try:
-            status = Path(f"/proc/{one}/status").read_text()
-        except OSError:
-            continue
-        found = [line for line in status.splitlines() if line.startswith("VmHWM")]
-        peaks[one] = max([peaks.get(one, 0.0), *(float(line.split()[1]) / MB for line in found)])
+def _keep_most(most: dict[int, float], now: dict[int, float]) -> None:
+    most.update({pid: max(peak, most.get(pid, 0.0)) for pid, peak in now.items()})

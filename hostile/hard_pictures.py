@@ -42,7 +42,7 @@ def put(candidate: str, cases: Iterable[Named], limits: Limits = Limits()) -> It
         for name, data in cases:
             case = decoding.put(data)
             if case.answer.untyped is None and case.answer.seconds > limits.seconds:
-                # Perhaps something else had the processor: what is slow by itself is slow again.
+                # Caches and memory are shared with others too: what is slow by itself is slow again.
                 case = min(case, decoding.put(data), key=lambda one: one.answer.seconds)
             yield Outcome(name, through(case, limits), case.answer.seconds, case.grown_mb)
 

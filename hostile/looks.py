@@ -199,7 +199,7 @@ def _secrets(decode_with: Decode) -> Iterator[Told]:
 
 def _telling(kind: str) -> bytes:
     """A photograph that says in every way where it was taken, and by whom."""
-    tags = ifd([(0x010E, 2, 20, 26)]) + SECRET + b" description"
+    tags = ifd([(0x010E, 2, 18, 26)]) + SECRET + b" description"
     options: dict[str, object] = {"exif": b"Exif\0\0" + tags, "icc_profile": _profile(SRGB, 2.2, SECRET)}
     if kind == "PNG":
         told = PngImagePlugin.PngInfo()

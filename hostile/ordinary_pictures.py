@@ -4,6 +4,7 @@ What is ordinary is decided without the worker: a whole JPEG, PNG or WebP of 8 b
 which OpenCV decodes.
 """
 
+import io
 import struct
 import zlib
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from hostile import corpus
 from hostile.caller import MAX_PIXELS, Pixels
@@ -71,7 +73,7 @@ def _within_limits(data: bytes) -> bool:
         width, height = Image.open(io.BytesIO(data)).size
     except (OSError, ValueError, SyntaxError):
         return True  # OpenCV may know better
-    return height * width <= MAX_PIXELS and max(height, width) <= MAX_SIDE
+    return bool(height * width <= MAX_PIXELS and max(height, width) <= MAX_SIDE)
 
 
 def _whole(data: bytes) -> bool:

@@ -53,8 +53,8 @@ def png(before: bytes = b"", after: bytes = b"", *, head: bytes | None = None, d
     return SIGNATURE + (head or header(8, 8)) + before + pixels + after + chunk(b"IEND")
 
 
-def bombs() -> Iterator[Named]:
-    """Small files that unfold."""
+def sizes() -> Iterator[Named]:
+    """Claims."""
     yield "png-1x178000000", png(head=header(1, 178_000_000, 8, GREY), data=zlib.compress(b""))
     for width, height in (
         (2**31 - 1, 2**31 - 1),
@@ -70,6 +70,10 @@ def bombs() -> Iterator[Named]:
     yield "png-16383x1", png(head=header(16383, 1), data=rows(16383, 1))
     yield "png-1x16383", png(head=header(1, 16383), data=rows(1, 16383))
     yield "png-claims-50-megapixels", png(head=header(7071, 7071), data=rows(8, 8))
+
+
+def bombs() -> Iterator[Named]:
+    """Small files that unfold."""
     yield "png-pixels-unfold-to-1-gb", png(data=nothing(1024 * MIB))
     yield "png-more-pixels-after-the-end", png(after=chunk(b"IDAT", nothing(512 * MIB)))
     yield "png-8-mb-behind-the-end", png() + bytes(8 * MIB)
@@ -188,6 +192,6 @@ def entities() -> bytes:
 
 def all_of_them() -> Iterator[Named]:
     """Every case of this module."""
-    for some in (bombs, texts, chunks, animations, palettes, shapes, exif):
+    for some in (sizes, bombs, texts, chunks, animations, palettes, shapes, exif):
         yield from some()
     yield "png-as-it-should-be", photo_file("PNG")
