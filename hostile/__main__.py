@@ -9,13 +9,22 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from hostile import addresses, inputs
+from hostile import addresses, hard_pictures, inputs, looks, ordinary_pictures
+from hostile.caller import BASELINES
 from hostile.outcome import WORKER, Suite, told
 from hostile.servers import S3, S4
 
 OUT = Path("out/hostile.json")
 LIBRARIES = ("Pillow", "requests", "urllib3", "numpy", "pydantic")
-SUITES: tuple[Suite, ...] = (*addresses.SUITES, S3, S4, inputs.SUITE)
+SUITES: tuple[Suite, ...] = (
+    *addresses.SUITES,
+    S3,
+    S4,
+    Suite("S5", "any picture ends in 2 s and 512 MB, decoded or refused", hard_pictures.attack, BASELINES),
+    Suite("S6", "ordinary pictures are accepted, with the right pixels", ordinary_pictures.attack, BASELINES),
+    Suite("S7", "pictures look as meant, results tell nothing of metadata", looks.attack, BASELINES),
+    inputs.SUITE,
+)
 
 
 def main() -> int:

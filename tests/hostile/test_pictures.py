@@ -1,0 +1,178 @@
+"""A fair sample of the hostile pictures, and what it is worth: that the harness sees what gets through."""
+
+from collections.abc import Iterable
+from itertools import chain, islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hostile import corpus, looks, ordinary_pictures
+from hostile.caller import PILLOW
+from hostile.decoding import Decoding
+from hostile.hard_pictures import Limits, put
+from hostile.outcome import WORKER
+from hostile.pictures import broken, foreign, jpeg, png, profiles, webp
+from hostile.pictures.parts import Named, file_of, photo, photo_file
+
+SMALL = 100_000  # bytes
+
+
+def failures(candidate: str, cases: Iterable[Named], limits: Limits | None = None) -> dict[str, str]:
+    found = put(candidate, cases, limits or Limits())
+    return {one.name: one.through for one in found if one.through}
+
+
+def small(*cases: Iterable[Named], step: int = 1) -> list[Named]:
+    return [case for case in islice(chain(*cases), 0, None, step) if len(case[1]) < SMALL]
+
+
+def test_lies_end_in_a_picture_or_a_refusal() -> None:
+    """Soon, within memory, and the next picture is decoded: whatever sizes, colours and tags are claimed."""
+    lies = small(png.palettes(), jpeg.tables(), png.exif(), jpeg.exif(), webp.exif(), jpeg.phones(), step=2)
+
+    assert len(lies) > 150
+    assert failures(WORKER, lies) == {}
+
+
+@pytest.mark.parametrize("case", ["png-palette-missing", "png-1x178000000", "png-claims-50-megapixels"])
+def test_a_png_of_a_few_bytes_is_refused(case: str) -> None:
+    """One of 69 bytes takes others 3.4 GB."""
+    with Decoding(WORKER) as decoding:
+        answer = decoding.put(dict(chain(png.sizes(), png.palettes()))[case]).answer
+
+    assert answer.refused
+    assert answer.after is None
+
+
+def test_damage_ends_in_a_picture_or_a_refusal() -> None:
+    """Cut off, a bit flipped, bytes overwritten."""
+    assert failures(WORKER, small(broken.all_of_them(), step=20)) == {}
+
+
+def test_what_is_no_picture_is_refused() -> None:
+    """Whatever it is instead."""
+    with Decoding(WORKER) as decoding:
+        refused = {name for name, data in small(foreign.TEXTS.items()) if decoding.put(data).answer.refused}
+
+    assert refused == {name for name, _ in small(foreign.TEXTS.items())}
+
+
+@pytest.mark.parametrize("marker", [0x02, 0x4F, 0xBF])
+def test_scans_are_counted_behind_a_marker_that_libjpeg_skips(marker: int) -> None:
+    """Where a restart is due: who believes that marker's length misses thousands of scans."""
+    with Decoding(WORKER) as decoding:
+        answer = decoding.put(jpeg.hidden_scans(800, 800, marker, 1)).answer
+
+    assert answer.refused
+    assert "scans" in answer.refused
+
+
+@pytest.mark.slow
+def test_a_profile_of_endless_steps_is_not_waited_for() -> None:
+    """A PNG of 823 bytes whose colours take lcms seconds to think about."""
+    assert failures(WORKER, [("png", profiles.in_png(profiles.long(10_000)))]) == {}
+
+
+def test_the_harness_sees_what_is_slow_or_large() -> None:
+    """Limits that nothing can keep are kept by nothing; the others tell what does not hold them."""
+    honest = [("a", photo_file("PNG"))]
+
+    assert failures(WORKER, honest) == {}
+    assert "it took" in failures(WORKER, honest, Limits(seconds=0))["a"]
+    assert "MB" in failures(WORKER, honest, Limits(peak_mb=1))["a"]
+
+
+def test_the_harness_sees_what_unfolds() -> None:
+    """Pillow alone takes more than 512 MB for a WebP of 34 bytes, and raises what nobody expects."""
+    bombs = [("webp", webp.flat(7071, 7071)), ("png", dict(png.palettes())["png-palette-missing"])]
+
+    found = failures(PILLOW, bombs, Limits(seconds=20))
+
+    assert "a process held" in found["webp"]
+    assert "AssertionError" in found["png"]
+
+
+def test_the_harness_sees_a_death() -> None:
+    """And puts the next picture to a new process."""
+    with Decoding(WORKER) as decoding:
+        decoding._caller.kill()
+        died, next_one = decoding.put(photo_file("PNG")).answer, decoding.put(photo_file("PNG")).answer
+
+    assert died.untyped
+    assert "died" in died.untyped
+    assert next_one.decoded
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_an_ordinary_picture_has_a_reference(kind: str) -> None:
+    """A whole one; not half of one, nor one of another format."""
+    data = photo_file(kind)
+
+    assert ordinary_pictures.ordinary(data) is not None
+    assert ordinary_pictures.ordinary(data[:-30]) is None
+    assert ordinary_pictures.ordinary(photo_file("BMP")) is None
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_other_pixels_than_the_reference_are_seen(kind: str) -> None:
+    """One pixel is enough."""
+    data = photo_file(kind)
+    reference = ordinary_pictures.ordinary(data)
+    assert reference is not None
+    pixels = reference[..., ::-1].copy()
+
+    assert ordinary_pictures.difference(data, reference, pixels) is None
+    pixels[5, 5, 1] ^= 64
+    assert "differ" in str(ordinary_pictures.difference(data, reference, pixels))
+
+
+@pytest.mark.slow
+def test_pictures_look_as_meant() -> None:
+    """Turns, tones, transparency and colours are those of the definitions, and no metadata reach a result."""
+    assert {one.name: one.through for one in looks.attack(WORKER) if one.through} == {}
+
+
+@pytest.mark.slow
+def test_what_looks_wrong_is_seen() -> None:
+    """Pillow alone neither turns pictures nor minds their colours."""
+    wrong = {one.name for one in looks.attack(PILLOW) if one.through}
+
+    assert {"PNG of orientation 6", "grey of 16 bits", "PNG RGBA on white", "JPEG of Display P3"} <= wrong
+
+
+def test_test_pictures_that_cannot_be_fetched_are_an_error(tmp_path: Path) -> None:
+    """It names the client that is missing: attacks that were not made must not pass."""
+    with pytest.raises(corpus.CorpusMissing, match="no-such-client is not installed"):
+        corpus._client(["no-such-client"], tmp_path)
+    with pytest.raises(corpus.CorpusMissing, match="could not fetch it: sorry"):
+        corpus._client(["sh", "-c", "echo sorry >&2; exit 1"], tmp_path)
+
+
+def test_test_pictures_are_fetched_once(tmp_path: Path) -> None:
+    """What is there is counted, not asked for again."""
+    for name in ("pillow", *corpus.DEBIAN):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").write_bytes(b"")
+
+    assert corpus.fetch(tmp_path) == {"pillow": 1, **dict.fromkeys(corpus.DEBIAN, 1)}
+    assert len(list(corpus.files(tmp_path))) == 1 + len(corpus.DEBIAN)
+
+
+def test_the_generator_makes_the_same_each_time() -> None:
+    """A failure can be made again."""
+    assert list(jpeg.tables()) == list(jpeg.tables())
+    assert list(islice(broken.flipped(), 50)) == list(islice(broken.flipped(), 50))
+
+
+def test_a_flat_webp_is_what_it_says() -> None:
+    """34 bytes written by hand are a true picture."""
+    picture = Image.frombytes("RGB", (40, 30), bytes([9, 99, 199]) * 1200)
+
+    with Decoding(WORKER) as decoding:
+        pixels = decoding.put(webp.flat(40, 30), wants_pixels=True).answer.pixels
+
+    assert pixels is not None
+    assert np.array_equal(pixels, np.asarray(picture))
+    assert len(webp.flat(40, 30)) < len(file_of(photo(), "WEBP"))
