@@ -9,12 +9,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from hostile import inputs
+from hostile import inputs, secrecy
 from hostile.outcome import WORKER, Suite, told
 
 OUT = Path("out/hostile.json")
 LIBRARIES = ("Pillow", "requests", "urllib3", "numpy", "pydantic")
-SUITES: tuple[Suite, ...] = (inputs.SUITE,)
+SUITES: tuple[Suite, ...] = (secrecy.SUITE, inputs.SUITE)
 
 
 def main() -> int:
