@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from hostile import addresses, hard_pictures, inputs, looks, ordinary_pictures
+from hostile import addresses, hard_pictures, inputs, looks, ordinary_pictures, secrecy
 from hostile.caller import BASELINES
 from hostile.outcome import WORKER, Suite, told
 from hostile.servers import S3, S4
@@ -23,6 +23,7 @@ SUITES: tuple[Suite, ...] = (
     Suite("S5", "any picture ends in 2 s and 512 MB, decoded or refused", hard_pictures.attack, BASELINES),
     Suite("S6", "ordinary pictures are accepted, with the right pixels", ordinary_pictures.attack, BASELINES),
     Suite("S7", "pictures look as meant, results tell nothing of metadata", looks.attack, BASELINES),
+    secrecy.SUITE,
     inputs.SUITE,
 )
 

@@ -4,11 +4,12 @@ import asyncio
 import gc
 import io
 import json
-import resource
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -25,13 +26,14 @@ from qwen_worker.schema import Rules
 
 #: kind of attack → how many of it
 EXAMPLES = {
-    "by the schema": 5_000, "spoilt": 4_000, "strange fields": 3_000, "all fields hostile": 3_000, "anything": 3_000,
+    "by the schema": 5_000, "spoilt": 5_000, "strange fields": 3_000, "all fields hostile": 2_000, "anything": 3_000,
     "fields by the thousand": 1_000, "JSON text": 1_000,
 }  # fmt: skip
 MAX_MS = 50  # of this thread's time, for one request
 MAX_ANSWER = 16_384  # bytes of an error as it goes to RunPod
 MAX_LINES = 65_536  # characters that one request writes into the log
 MAX_PEAK_MB = 64
+STATUS, PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 RULES = Rules(steps=30, cfg_scale=4.0, max_steps=50, max_images=3, loras={"ink": "ink drawing"})
 RULES = replace(RULES, generate=replace(RULES, loras={}))
 _SCHEMA = jsonschema.Draft202012Validator(SCHEMA)
@@ -80,7 +82,6 @@ def attack(kind: str, count: int, jobs: Jobs) -> list[Outcome]:
     """So many generated requests of one kind, the same each time."""
     outcomes: list[Outcome] = []
     with door(jobs) as way_in:
-        idle_mb = _peak_mb()
 
         @settings(
             max_examples=count, derandomize=True, deadline=None, database=None, phases=[Phase.generate],
@@ -88,8 +89,11 @@ def attack(kind: str, count: int, jobs: Jobs) -> list[Outcome]:
         )  # fmt: skip
         @given(KINDS_OF_ATTACK[kind], job_ids)
         def one(raw: Any, job_id: Any) -> None:
+            idle_mb = _memory_mb("VmRSS")
+            # Linux: from here on the peak is counted anew. hypothesis keeps what it made, and grows.
+            PEAK.write_text("5")
             through, seconds = way_in.tried(raw, job_id)
-            more = _peak_mb() - idle_mb
+            more = max(0.0, _memory_mb("VmHWM") - idle_mb)
             if more > MAX_PEAK_MB:
                 through = through or f"{more:.0f} MB more than when idle"
             outcomes.append(Outcome(f"{kind} {len(outcomes)}", through, seconds, more))
@@ -135,7 +139,9 @@ def _answered(answer: Answer | Exception) -> str | None:
 
 
 def _accepted(raw: Any, request: Request) -> str | None:
-    if not _SCHEMA.is_valid(raw):
+    # jsonschema writes down what it looks at, which Python refuses for a number of so many digits.
+    written = {name: min(value, 10**9) if isinstance(value, int) else value for name, value in raw.items()}
+    if not _SCHEMA.is_valid(written):
         return "taken, although the JSON Schema refuses it"
     try:
         # As RunPod's SDK sends an answer that repeats it.
@@ -145,8 +151,9 @@ def _accepted(raw: Any, request: Request) -> str | None:
     return None
 
 
-def _peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def _memory_mb(name: str) -> float:
+    (said,) = re.findall(rf"^{name}:\s+(\d+) kB$", STATUS.read_text(), re.MULTILINE)
+    return int(said) / 1024
 
 
 SUITE = Suite("S18", "generated jobs: typed, at once, and no endless answer", run)

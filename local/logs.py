@@ -13,7 +13,7 @@ from qwen_worker import log as job_log
 @contextmanager
 def caught(level: str = "DEBUG", secrets: tuple[str, ...] = ()) -> Iterator[io.StringIO]:
     """The stream that the log of a worker with these settings goes to."""
-    kept = (sys.stdout, sys.excepthook, threading.excepthook, sys.unraisablehook, logging.raiseExceptions)
+    kept = (sys.stdout, sys.stderr, sys.excepthook, threading.excepthook, sys.unraisablehook, logging.raiseExceptions)
     handlers, of_root = logging.root.handlers[:], logging.root.level
     stream = io.StringIO()
     job_log.setup(level, secrets, stream)
@@ -22,4 +22,4 @@ def caught(level: str = "DEBUG", secrets: tuple[str, ...] = ()) -> Iterator[io.S
     finally:
         logging.captureWarnings(capture=False)
         logging.root.handlers[:], logging.root.level = handlers, of_root
-        sys.stdout, sys.excepthook, threading.excepthook, sys.unraisablehook, logging.raiseExceptions = kept
+        sys.stdout, sys.stderr, sys.excepthook, threading.excepthook, sys.unraisablehook, logging.raiseExceptions = kept

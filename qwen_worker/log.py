@@ -103,10 +103,12 @@ def _cut(text: str) -> str:
 
 
 class _Lines:
-    """A stand-in for stdout whose lines become log lines: what others print keeps the stream JSON."""
+    """A stand-in for stdout or stderr whose lines become log lines: what others print keeps the stream JSON."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, name: str) -> None:
         self.encoding = stream.encoding
+        self._log = logging.getLogger(name)
+        self._fileno = stream.fileno
         self._rest = ""
 
     def write(self, text: str) -> int:
@@ -114,11 +116,14 @@ class _Lines:
         if len(self._rest) > MAX_TEXT:  # a progress bar ends no line
             lines, self._rest = [*lines, self._rest], ""
         for line in filter(str.strip, lines):
-            logging.getLogger("stdout").info(line)
+            self._log.info(line)
         return len(text)
 
     def flush(self) -> None:
         """Nothing waits: a line is logged when it ends."""
+
+    def fileno(self) -> int:
+        return self._fileno()
 
     def isatty(self) -> bool:
         return False
@@ -137,9 +142,9 @@ def setup(level: str, secrets: tuple[str, ...] = (), stream: TextIO | None = Non
     for chatty in ("urllib3", "httpx", "httpx2", "httpcore2", "huggingface_hub", "PIL", "asyncio", "filelock"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLevelName(level)))
     logging.getLogger("runpod").setLevel(logging.DEBUG)  # RUNPOD_LOG_LEVEL has been obeyed before it gets here
-    # What cannot be formatted would be told on stderr, with its arguments as they are.
+    # What cannot be formatted would be told with its arguments, and what cannot be written, again and again.
     logging.raiseExceptions = False
-    sys.stdout = _Lines(stream)
+    sys.stdout, sys.stderr = _Lines(stream, "stdout"), _Lines(stream, "stderr")
     sys.excepthook = _log_uncaught
     threading.excepthook = sys.unraisablehook = _log_lost
 

@@ -24,14 +24,15 @@ _RULES = (
     (re.compile(r"(?<![^\s?])([^\s?/]*/[^\s?]*)\?\S+"), rf"\1?{HIDDEN}"),
     (re.compile(r"(?<=://)[^\s/?#@]+@"), ""),
     (re.compile(r"(data:[^\s,]{0,200},)[^\s,'\"]+", re.IGNORECASE), rf"\1{HIDDEN}"),
-    # Headers and bodies, as http.client prints them.
     (
-        re.compile(
-            r"((?:\b|\\n)(?:authorization|location|(?:set-)?cookie)['\"]?: ?b?['\"]?)[^'\"\\\r\n]+", re.IGNORECASE
-        ),
+        re.compile(r"\b((?:authorization|location|(?:set-)?cookie)['\"]?: ?b?['\"]?)[^'\"\\\r\n]+", re.IGNORECASE),
         rf"\1{HIDDEN}",
     ),
-    (re.compile(r"^(send: b?['\"])(?![A-Z]+ \S+ HTTP/).*"), rf"\1{HIDDEN}"),
+    # What goes over the wire, as http.client prints it, and what it could not understand there.
+    (
+        re.compile(r"(^(?:send|reply|header):|BadStatusLine|got length|invalid literal|unparsed data).+", re.MULTILINE),
+        rf"\1 {HIDDEN}",
+    ),
 )
 
 

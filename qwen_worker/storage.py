@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -168,8 +169,8 @@ def reading_cache() -> Iterator[None]:
 
 
 def _code(error: Exception) -> str:
-    """S3's own code, or what kind of failure it was."""
-    if isinstance(error, S3Error):
+    """S3's own code, if it is one, or what kind of failure it was."""
+    if isinstance(error, S3Error) and re.fullmatch("[A-Za-z]{1,64}", str(error.code)):
         return str(error.code)
     cause = error.reason if isinstance(error, urllib3.exceptions.MaxRetryError) else error
     return type(cause).__name__

@@ -40,10 +40,10 @@ def test_short_texts_are_hidden_as_they_are() -> None:
     ("line", "kept"),
     [
         ("'Authorization': 'Bearer hf_abc'", "'Authorization': '[hidden]'"),
-        ("header: Location: https://h/let-me-in", "header: Location: [hidden]"),
-        (r"send: b'GET /a?sig=1 HTTP/1.1\r\nAuthorization: AWS4 Signature=ab\r\nHost: h'",
-         r"send: b'GET /a?[hidden] HTTP/1.1\r\nAuthorization: [hidden]\r\nHost: h'"),
-        ("send: b'\\x89PNG a body'", "send: b'[hidden]"),
+        ("header: X-Any: private", "header: [hidden]"),
+        ("send: b'GET /a?sig=1 HTTP/1.1\\r\\nAuthorization: AWS4 Signature=ab'", "send: [hidden]"),
+        ("http.client.BadStatusLine: private\nDuring", "http.client.BadStatusLine [hidden]\nDuring"),
+        ("'Location': 'https://h/let-me-in'", "'Location': '[hidden]'"),
         ("input_value='data:image/png;base64,iVBORw0KG...'", "input_value='data:image/png;base64,[hidden]'"),
     ],
 )  # fmt: skip
