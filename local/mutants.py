@@ -95,7 +95,7 @@ def verdict(guard: Guard, tree: Path) -> str | None:
 
 
 def main(words: Sequence[str]) -> int:
-    """The number of guards that nobody would miss."""
+    """The number of mutants that survived."""
     guards = [guard for guard in register() if not words or any(word in " ".join(astuple(guard)) for word in words)]
     with tempfile.TemporaryDirectory() as home, ThreadPoolExecutor(WORKERS) as pool:
         trees: SimpleQueue[Path] = SimpleQueue()

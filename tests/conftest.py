@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # Before torch is imported anywhere: the tiny model only waits for a second thread.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -15,34 +16,45 @@ os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1"
 
 import pytest
 
-from local import tiny_model
 from local.bucket import LocalBucket
 from local.tls import Authority
 from local.web import ImageHost
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_model() -> Any:
+    """The module that makes tiny models: imported here, since it needs torch, and most tests do not."""
+    from local import tiny_model  # noqa: PLC0415
+
+    return tiny_model
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny QwenImageEditPipeline."""
-    return tiny_model.make(tmp_path_factory.mktemp("models") / "edit")
+    folder: Path = tiny_model.make(tmp_path_factory.mktemp("models") / "edit")
+    return folder
 
 
 @pytest.fixture(scope="session")
-def tiny_plus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_plus(tiny_model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny QwenImageEditPlusPipeline."""
-    return tiny_model.make(tmp_path_factory.mktemp("models") / "plus", plus=True)
+    folder: Path = tiny_model.make(tmp_path_factory.mktemp("models") / "plus", plus=True)
+    return folder
 
 
 @pytest.fixture(scope="session")
-def tiny_21(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_21(tiny_model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny QwenImage21Pipeline."""
-    return tiny_model.make_21(tmp_path_factory.mktemp("models") / "image-21")
+    folder: Path = tiny_model.make_21(tmp_path_factory.mktemp("models") / "image-21")
+    return folder
 
 
 @pytest.fixture(scope="session")
-def tiny_t2i(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_t2i(tiny_model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny QwenImagePipeline, of the text encoder and the VAE of `tiny`."""
-    return tiny_model.make_t2i(tmp_path_factory.mktemp("models") / "text-to-image")
+    folder: Path = tiny_model.make_t2i(tmp_path_factory.mktemp("models") / "text-to-image")
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -96,7 +96,7 @@ def test_each_package_of_the_lock_has_its_hashes() -> None:
     entries = re.split(r"\n(?=\S)", LOCK.partition("make lock\n")[2].strip())
 
     assert len(entries) == len(LOCKED)
-    assert all(re.search(r"\\\n    --hash=sha256:[0-9a-f]{64}", entry) for entry in entries)
+    assert all(re.fullmatch(r"[^\n]+==[^\n]+(?: \\\n    --hash=sha256:[0-9a-f]{64})+", entry) for entry in entries)
     assert not re.search(r"://|--index|--find|--extra|\+cpu|@ ", LOCK)
 
 

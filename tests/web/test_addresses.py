@@ -34,6 +34,7 @@ def test_public_addresses_may_be_dialled(address: str) -> None:
         "::", "::1", "::ffff:127.0.0.1", "::ffff:8.8.8.8", "::127.0.0.1", "64:ff9b::7f00:1", "64:ff9b:1::1", "100::1",
         "2001::1", "2001:db8::1", "2002:7f00:1::", "2620:4f:8000::1", "3fff::1", "5f00::1", "fc00::1", "fd00:ec2::254",
         "fe80::1", "fec0::1", "ff02::1", "2606:4700::5efe:127.0.0.1", "2606:4700::200:5efe:a00:1", "fe80::1%eth0",
+        "2606:4700::1%eth0",
     ],
 )  # fmt: skip
 def test_everything_else_may_not(address: str) -> None:
