@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing.connection import Connection
 
 import numpy as np
@@ -22,13 +21,13 @@ from PIL import Image
 from hostile.outcome import WORKER
 from hostile.processes import queued
 from qwen_worker.errors import BadInput
-from qwen_worker.images.decode import Decoded, decode
+from qwen_worker.images.decoder import Decoded, Decoder, Limits
+from qwen_worker.settings import Settings
 
 Pixels = npt.NDArray[np.uint8]
 Decode = Callable[[bytes], Decoded]
 PILLOW = "Pillow"
 BASELINES = (PILLOW,)
-MAX_PIXELS = 50_000_000  # MAX_IMAGE_PIXELS' default
 MEMORY = 4 * 2**30  # bytes of address space: what no candidate may have more of, so that this machine lives
 ORDINARY = (64, 48)  # pixels
 
@@ -58,11 +57,19 @@ class Answer:
     warnings: tuple[str, ...] = ()
 
 
+def limits() -> Limits:
+    """The worker's own, as they are if nobody sets them."""
+    fields = Settings.model_fields
+    return Limits(*(fields[name].default for name in ("max_image_pixels", "decode_memory_bytes", "decode_seconds")))
+
+
 @contextmanager
 def candidate(name: str) -> Iterator[Decode]:
     """What decodes: the one place where this worker's decoder is put to the attacks."""
     if name == WORKER:
-        yield partial(decode, max_pixels=MAX_PIXELS)
+        decoder = Decoder(limits())
+        yield decoder.decode
+        decoder.close()
     elif name == PILLOW:
         yield _plain
     else:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from hostile import corpus
-from hostile.caller import MAX_PIXELS, Pixels
+from hostile.caller import Pixels, limits
 from hostile.decoding import Decoding
 from hostile.outcome import Outcome
 
@@ -73,7 +73,7 @@ def _within_limits(data: bytes) -> bool:
         width, height = Image.open(io.BytesIO(data)).size
     except (OSError, ValueError, SyntaxError):
         return True  # OpenCV may know better
-    return bool(height * width <= MAX_PIXELS and max(height, width) <= MAX_SIDE)
+    return bool(height * width <= limits().pixels and max(height, width) <= MAX_SIDE)
 
 
 def _whole(data: bytes) -> bool:

@@ -28,7 +28,8 @@ def peaks(pid: int) -> dict[int, float]:
             lines = Path(f"/proc/{one}/status").read_text().splitlines()
         except OSError:
             continue
-        found.update({one: float(line.split()[1]) / MB for line in lines if line.startswith("VmHWM")})
+        if peak := [line for line in lines if line.startswith("VmHWM")]:
+            found[one] = float(peak[0].split()[1]) / MB
     return found
 
 

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from local.web import ImageHost
+from qwen_worker.web.openings import Openings
 from qwen_worker.web.session import Session
 
-LOOPBACK = (ip_network("127.0.0.0/8"),)
+LOOPBACK = Openings((ip_network("127.0.0.0/8"),), (range(1, 65536),))
 _heard: list[tuple[str, Any]] = []
 
 
