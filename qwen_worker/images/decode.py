@@ -121,6 +121,8 @@ def _opened(data: bytes, max_pixels: int) -> tuple[_Head, Image.Image | None]:
         notes.append(f"it is animated: the first of its {frames} frames was used")
     if kind != "WEBP":
         opened.load()
+        if opened.mode == "P" and opened.palette is None:
+            raise ValueError("it has indices and no palette")
     try:
         orientation = opened.getexif().get(ORIENTATION)
     except (SyntaxError, ValueError, LookupError, TypeError, OSError, struct.error):
