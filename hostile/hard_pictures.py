@@ -24,7 +24,8 @@ class Limits:
 def attack(candidate: str) -> Iterator[Outcome]:
     """Everything that is fetched, and everything that is made."""
     corpus.fetch()
-    return put(candidate, everything())
+    with Decoding(candidate) as decoding:
+        yield from put(decoding, everything())
 
 
 def everything() -> Iterator[Named]:
@@ -36,15 +37,14 @@ def everything() -> Iterator[Named]:
     yield from profiles.slow()
 
 
-def put(candidate: str, cases: Iterable[Named], limits: Limits = Limits()) -> Iterator[Outcome]:
+def put(decoding: Decoding, cases: Iterable[Named], limits: Limits = Limits()) -> Iterator[Outcome]:
     """Put these to a candidate, one after the other."""
-    with Decoding(candidate) as decoding:
-        for name, data in cases:
-            case = decoding.put(data)
-            if case.answer.untyped is None and case.answer.seconds > limits.seconds:
-                # Caches and memory are shared with others too: what is slow by itself is slow again.
-                case = min(case, decoding.put(data), key=lambda one: one.answer.seconds)
-            yield Outcome(name, through(case, limits), case.answer.seconds, case.grown_mb)
+    for name, data in cases:
+        case = decoding.put(data)
+        if case.answer.untyped is None and case.answer.seconds > limits.seconds:
+            # Caches and memory are shared with others too: what is slow by itself is slow again.
+            case = min(case, decoding.put(data), key=lambda one: one.answer.seconds)
+        yield Outcome(name, through(case, limits), case.answer.seconds, case.grown_mb)
 
 
 def through(case: Case, limits: Limits) -> str | None:

@@ -25,11 +25,11 @@ def peaks(pid: int) -> dict[int, float]:
     found = {}
     for one in family(pid):
         try:
-            lines = Path(f"/proc/{one}/status").read_text().splitlines()
+            told = Path(f"/proc/{one}/status").read_text().partition("VmHWM:")[2]
         except OSError:
             continue
-        if peak := [line for line in lines if line.startswith("VmHWM")]:
-            found[one] = float(peak[0].split()[1]) / MB
+        if told:  # a process that is gone but not yet waited for has no memory
+            found[one] = int(told.split()[0]) / MB
     return found
 
 
