@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from hostile import corpus
 from hostile.decoding import Case, Decoding
 from hostile.outcome import Outcome
-from hostile.pictures import broken, foreign, jpeg, legal, png, profiles, webp
+from hostile.pictures import broken, foreign, jpeg, legal, png, profiles, scans, webp
 from hostile.pictures.parts import Named
 
 SECONDS = 2.0
@@ -32,7 +32,7 @@ def everything() -> Iterator[Named]:
     """All cases."""
     for path in corpus.files():
         yield str(path.relative_to(corpus.ROOT)), path.read_bytes()
-    for module in (png, jpeg, webp, profiles, foreign, broken, legal):
+    for module in (png, jpeg, scans, webp, profiles, foreign, broken, legal):
         yield from module.all_of_them()
     yield from profiles.slow()
 

@@ -47,7 +47,7 @@ def _jpegs() -> Iterator[Named]:
     large = noise(*LARGEST)
     yield "jpeg-50-megapixels", file_of(large, "JPEG", quality=10)
     yield "jpeg-50-megapixels-sideways", file_of(large, "JPEG", quality=10, exif=sideways)
-    yield "jpeg-50-megapixels-progressive-444", file_of(large, "JPEG", quality=5, progressive=True, subsampling=0)
+    yield "jpeg-50-megapixels-progressive-444", file_of(large, "JPEG", quality=30, progressive=True, subsampling=0)
     yield "jpeg-50-megapixels-grey", file_of(noise(*LARGEST, "L"), "JPEG", quality=20)
     yield "jpeg-50-megapixels-cmyk", file_of(noise(*LARGEST, "CMYK"), "JPEG", quality=2)
     yield "jpeg-12-megapixels-of-noise", file_of(noise(*PHONE), "JPEG", quality=90)

@@ -13,7 +13,7 @@ from hostile.caller import PILLOW
 from hostile.decoding import Decoding
 from hostile.hard_pictures import Limits, put
 from hostile.outcome import WORKER
-from hostile.pictures import broken, foreign, jpeg, png, profiles, webp
+from hostile.pictures import broken, foreign, jpeg, png, profiles, scans, webp
 from hostile.pictures.parts import Named, file_of, photo, photo_file
 
 SMALL = 100_000  # bytes
@@ -67,7 +67,7 @@ def test_what_is_no_picture_is_refused(worker: Decoding) -> None:
 @pytest.mark.parametrize("marker", [0x02, 0x4F, 0xBF])
 def test_scans_are_counted_behind_a_marker_that_libjpeg_skips(worker: Decoding, marker: int) -> None:
     """Where a restart is due: who believes that marker's length misses thousands of scans."""
-    answer = worker.put(jpeg.hidden_scans(800, 800, marker, 1)).answer
+    answer = worker.put(scans.hidden_scans(800, 800, marker, 1)).answer
 
     assert answer.refused
     assert "scans" in answer.refused
