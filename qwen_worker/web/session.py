@@ -178,7 +178,11 @@ def _resolve(host: str, port: int, private: Sequence[Network]) -> list[Any]:
 
 
 def _connect(found: list[Any]) -> socket.socket:
-    """A connection to the first of these that answers."""
+    """A connection to the first of these that answers.
+
+    Raises:
+        OSError: none does.
+    """
     failure: OSError | None = None
     for family, kind, protocol, _, address in found:
         deadline = current()
@@ -191,4 +195,5 @@ def _connect(found: list[Any]) -> socket.socket:
             failure = error
         else:
             return sock
-    raise failure or OSError("no address")
+    # Not the failure itself: urllib3 takes a reset for one of sending, and stumbles over the socket that is not there.
+    raise OSError("no address could be connected to") from failure
