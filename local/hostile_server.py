@@ -135,7 +135,8 @@ class HostileServer:
 
     def _play(self, connection: socket.socket) -> None:
         self._open.add(connection)
-        with contextlib.suppress(OSError, KeyError), connection:
+        # ValueError: Python's word for a TLS socket that is closed already.
+        with contextlib.suppress(OSError, KeyError, ValueError), connection:
             if self._context:
                 with self._context.wrap_socket(connection, server_side=True) as inside:
                     self._open.add(inside)

@@ -65,4 +65,5 @@ def connect(found: Found) -> socket.socket:
             failure = error
         else:
             return sock
-    raise failure or OSError("no address")
+    # Not the failure itself: urllib3 takes a reset for one of sending, and stumbles over the socket that is not there.
+    raise OSError("no address could be connected to") from failure

@@ -22,7 +22,7 @@ from qwen_worker.errors import BadInput, DownloadFailed, StorageError
 from qwen_worker.sources.fetch import Fetcher
 from qwen_worker.upload import Uploader
 
-DEADLINE_S = 0.5
+DEADLINE_S = 0.3
 #: They end only by the deadline.
 PATIENT = (
     "hang",
@@ -31,7 +31,6 @@ PATIENT = (
     "body drip",
     "chunk drip",
     "trailer drip",
-    "Location drip",
     "100 drip",
     "one-byte chunks flood",
 )
@@ -39,7 +38,7 @@ PATIENT = (
 BROKEN = (
     "short body",
     "endless body",
-    "gzip 64 MB",
+    "zip with spaces",
     "header flood",
     "endless 100-continue",
     "reset",
@@ -85,7 +84,7 @@ def server() -> Iterator[Callable[[str], str]]:
 def test_the_deadline_holds_whatever_a_server_drips(server: Callable[[str], str], name: str) -> None:
     """Each read gets its bytes in time; the whole does not."""
     begin = time.monotonic()
-    with pytest.raises(DownloadFailed, match=r"longer than 0\.5 s"):
+    with pytest.raises(DownloadFailed, match=r"longer than 0\.3 s"):
         fetcher().fetch(server(name))
 
     assert time.monotonic() - begin < DEADLINE_S + 1
@@ -125,7 +124,15 @@ def test_the_body_of_a_redirect_is_not_read(server: Callable[[str], str]) -> Non
 def test_a_length_over_the_limit_is_refused_for_what_it_is(server: Callable[[str], str]) -> None:
     """The caller learns the limit, not that time ran out."""
     with pytest.raises(BadInput, match="26214400 bytes"):
-        fetcher().fetch(server("one byte over"))
+        fetcher(5).fetch(server("one byte over"))
+
+
+def test_a_connection_that_is_reset_at_once_fails() -> None:
+    """Again and again: now and then the reset is there before connecting has returned."""
+    with HostileServer(connections.UNHEARD["reset at once"]) as resetting, ThreadPoolExecutor(8) as pool:
+        url = f"http://127.0.0.1:{resetting.port}/"
+
+        assert set(pool.map(lambda _: delivered(url, fetcher(5)), range(100))) == {None}
 
 
 @pytest.mark.slow
@@ -176,7 +183,7 @@ def inside(certified: Range) -> Callable[[str], str]:
 
 def test_the_deadline_holds_inside_tls(certified: Range, inside: Callable[[str], str]) -> None:
     """A drip inside TLS is a drip."""
-    with pytest.raises(DownloadFailed, match=r"longer than 0\.5 s"):
+    with pytest.raises(DownloadFailed, match=r"longer than 0\.3 s"):
         fetcher(DEADLINE_S, certified.ca_file).fetch(inside("TLS, body drip"))
 
 
@@ -264,6 +271,7 @@ def measured(certified: Range, case: Case) -> Outcome:
     return next(iter(certified.outcomes([case])))
 
 
+@pytest.mark.slow
 def test_a_body_is_in_memory_once(certified: Range, server: Callable[[str], str]) -> None:
     """The largest takes its own size, and a little for the reading."""
     outcome = measured(certified, Case("largest", "GET", server("as long as may be"), control=True))
