@@ -29,7 +29,7 @@ def parts(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worl
         yield running
 
 
-@pytest.mark.parametrize("name", [*QUICK[::3], *EDITS])
+@pytest.mark.parametrize("name", [*QUICK[::3], "redirect 1", "redirect 5", "redirect 7", *EDITS])
 def test_nobody_tells_a_secret(name: str, parts: World) -> None:
     """At DEBUG, when the libraries below show all that goes over the wire."""
     assert secrecy.tell(parts, FAULTS[name], "DEBUG", wire=True) is None
