@@ -1,8 +1,8 @@
-"""What it costs to decode an ordinary picture, guarded as the worker does it and by Pillow alone.
+"""What it costs to decode an ordinary picture: guarded as in the worker, without the guard, and by Pillow alone.
 
     python -m bench.decode        writes bench/results/decode.json
 
-A picture of 2000 x 1500 in each format, the two by turns in one process; the median of `ROUNDS`. Times are of this
+A picture of 2000 x 1500 in each format, the three by turns in one process; the median of `ROUNDS`. Times are of this
 machine, so it is their ratio that counts.
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, features
 
-from hostile.caller import PILLOW, Decode, candidate
+from hostile.caller import PILLOW, UNGUARDED, Decode, candidate
 from hostile.outcome import WORKER
 from hostile.pictures.parts import file_of, photo
 
@@ -40,16 +40,17 @@ def milliseconds(decode: Decode, data: bytes) -> float:
     return (time.perf_counter() - begin) * 1000
 
 
-def measure(guarded: Decode, plain: Decode, data: bytes) -> dict[str, Any]:
-    """Medians of both, and how many times as long the guarded one takes."""
-    pairs = [(milliseconds(guarded, data), milliseconds(plain, data)) for _ in range(ROUNDS + 1)][1:]
-    ours, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
+def measure(candidates: dict[str, Decode], data: bytes) -> dict[str, Any]:
+    """Medians of each, by turns, and how many times as long the guarded one takes as the others."""
+    rounds = [[milliseconds(decode, data) for decode in candidates.values()] for _ in range(ROUNDS + 1)][1:]
+    times = dict(zip(candidates, zip(*rounds, strict=True), strict=True))
+    middle = {name: statistics.median(column) for name, column in times.items()}
     return {
         "bytes": len(data),
-        "worker_ms": round(ours, 1),
-        "pillow_ms": round(theirs, 1),
-        "ratio": round(ours / theirs, 2),
-        "worker_slowest_ms": round(max(pair[0] for pair in pairs), 1),
+        "median_ms": {name: round(time, 1) for name, time in middle.items()},
+        "range_ms": {name: [round(min(column), 1), round(max(column), 1)] for name, column in times.items()},
+        "guard_costs": round(middle[WORKER] / middle[UNGUARDED], 2),
+        "to_pillow": round(middle[WORKER] / middle[PILLOW], 2),
     }
 
 
@@ -64,9 +65,10 @@ def picture(name: str) -> Image.Image:
 
 def main() -> None:
     """Measure, and write the file."""
-    with candidate(WORKER) as guarded, candidate(PILLOW) as plain:
+    with candidate(WORKER) as guarded, candidate(UNGUARDED) as unguarded, candidate(PILLOW) as plain:
+        candidates = {WORKER: guarded, UNGUARDED: unguarded, PILLOW: plain}
         rows = {
-            name: measure(guarded, plain, file_of(picture(name), kind, **options))
+            name: measure(candidates, file_of(picture(name), kind, **options))
             for name, (kind, options) in FILES.items()
         }
     setting = {

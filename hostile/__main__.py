@@ -11,7 +11,7 @@ from typing import Any
 
 from hostile import addresses, hard_pictures, inputs, looks, ordinary_pictures, secrecy
 from hostile.caller import BASELINES
-from hostile.outcome import WORKER, Suite, told
+from hostile.outcome import WORKER, Suite, UnableError, told
 from hostile.servers import S3, S4
 
 OUT = Path("out/hostile.json")
@@ -57,4 +57,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except UnableError as error:
+        sys.exit(f"cannot attack: {error}")

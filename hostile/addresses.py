@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator
 
 from hostile.fetchers import CHECKED, HARDENED, REQUESTS, SAFE_GET
 from hostile.namespace import NO_NAMESPACE, NamespaceError
-from hostile.outcome import Outcome, Suite
+from hostile.outcome import Outcome, Suite, UnableError
 from local.worker import ROOT
 
 BASELINES = (REQUESTS, CHECKED, HARDENED, SAFE_GET)
 
 
-class BrokenOffError(Exception):
+class BrokenOffError(UnableError):
     """The child process could not do its work; says why."""
 
 

@@ -21,12 +21,14 @@ from PIL import Image
 from hostile.outcome import WORKER
 from hostile.processes import queued
 from qwen_worker.errors import BadInput
+from qwen_worker.images.decode import decode
 from qwen_worker.images.decoder import Decoded, Decoder, Limits
 from qwen_worker.settings import Settings
 
 Pixels = npt.NDArray[np.uint8]
 Decode = Callable[[bytes], Decoded]
 PILLOW = "Pillow"
+UNGUARDED = "this worker's decoder in the caller's own process"
 BASELINES = (PILLOW,)
 MEMORY = 4 * 2**30  # bytes of address space: what no candidate may have more of, so that this machine lives
 ORDINARY = (64, 48)  # pixels
@@ -70,10 +72,17 @@ def candidate(name: str) -> Iterator[Decode]:
         decoder = Decoder(limits())
         yield decoder.decode
         decoder.close()
+    elif name == UNGUARDED:
+        yield _unguarded
     elif name == PILLOW:
         yield _plain
     else:
         raise ValueError(f"no such candidate: {name}")
+
+
+def _unguarded(data: bytes) -> Decoded:
+    pixels = decode(data, max_pixels=limits().pixels)
+    return Decoded(Image.fromarray(pixels.array), pixels.format, pixels.warnings)
 
 
 def _plain(data: bytes) -> Decoded:

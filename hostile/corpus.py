@@ -14,6 +14,8 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
+from hostile.outcome import UnableError
+
 ROOT = Path("out/corpus")
 #: Debian's source packages whose tests come with pictures
 DEBIAN = ("libpng1.6", "libjpeg-turbo", "tiff", "libwebp", "libgd2", "exiv2", "gdk-pixbuf", "libheif")
@@ -26,7 +28,7 @@ NOT_PICTURES = {
 SECONDS = 600  # for one client to do one thing
 
 
-class CorpusMissing(Exception):  # noqa: N818 - the name says it
+class CorpusError(UnableError):
     """A source of test pictures could not be had; the text says which, and why."""
 
 
@@ -37,7 +39,7 @@ def fetch(root: Path = ROOT) -> dict[str, int]:
         how many files there are of each source.
 
     Raises:
-        CorpusMissing: a client is not installed, or could not fetch.
+        CorpusError: a client is not installed, or could not fetch.
     """
     sources: dict[str, Callable[[Path], None]] = {
         "pillow": _pillow,
@@ -70,7 +72,7 @@ def _whole(folder: Path, bring: Callable[[Path], None]) -> None:
     part.mkdir(parents=True)
     bring(part)
     if not any(_files(part)):
-        raise CorpusMissing(f"{folder.name}: its source package holds no pictures")
+        raise CorpusError(f"{folder.name}: its source package holds no pictures")
     part.rename(folder)
 
 
@@ -111,10 +113,10 @@ def _client(command: Sequence[str], folder: Path) -> None:
     try:
         subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True, timeout=SECONDS)
     except FileNotFoundError as error:
-        raise CorpusMissing(f"{folder.name}: {command[0]} is not installed") from error
+        raise CorpusError(f"{folder.name}: {command[0]} is not installed") from error
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
         told = str(error.stderr or "").strip().splitlines()[-3:]
-        raise CorpusMissing(f"{folder.name}: {command[0]} could not fetch it: {' '.join(told) or error}") from error
+        raise CorpusError(f"{folder.name}: {command[0]} could not fetch it: {' '.join(told) or error}") from error
 
 
 def _unpack(folder: Path, wanted: re.Pattern[str]) -> None:

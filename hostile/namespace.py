@@ -10,6 +10,8 @@ from pathlib import Path
 
 from pyroute2 import IPRoute, NetlinkError
 
+from hostile.outcome import UnableError
+
 CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWNET = 0x00020000, 0x10000000, 0x40000000  # linux/sched.h
 MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000  # linux/mount.h
 LOCAL_TABLE, SCOPE_HOST = 255, 254  # linux/rtnetlink.h
@@ -20,7 +22,7 @@ NO_NAMESPACE = 3
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-class NamespaceError(Exception):
+class NamespaceError(UnableError):
     """The kernel does not let this process have a network of its own; says why and what would help."""
 
 

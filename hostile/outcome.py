@@ -8,6 +8,10 @@ from typing import Any
 WORKER = "this worker"
 
 
+class UnableError(Exception):
+    """The attacks cannot be made on this machine; says what is missing."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """One case.

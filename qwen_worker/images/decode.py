@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin
 
 from qwen_worker.errors import BadInput
 
@@ -46,6 +46,8 @@ AS_STORED: dict[int, Callable[[Array], Array]] = {
 SIDEWAYS = {5, 6, 7, 8}
 # Pillow's own limit is another number: ours is checked before any pixel is decoded.
 Image.MAX_IMAGE_PIXELS = None
+# Cameras and programs put long texts beside the pixels; all of them together remain within Pillow's MAX_TEXT_MEMORY.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 # What the libraries raise for bytes that are no picture.
 UNREADABLE = (

@@ -151,9 +151,9 @@ def test_what_looks_wrong_is_seen() -> None:
 
 def test_test_pictures_that_cannot_be_fetched_are_an_error(tmp_path: Path) -> None:
     """It names the client that is missing: attacks that were not made must not pass."""
-    with pytest.raises(corpus.CorpusMissing, match="no-such-client is not installed"):
+    with pytest.raises(corpus.CorpusError, match="no-such-client is not installed"):
         corpus._client(["no-such-client"], tmp_path)
-    with pytest.raises(corpus.CorpusMissing, match="could not fetch it: sorry"):
+    with pytest.raises(corpus.CorpusError, match="could not fetch it: sorry"):
         corpus._client(["sh", "-c", "echo sorry >&2; exit 1"], tmp_path)
 
 

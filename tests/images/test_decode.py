@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin
 
 from qwen_worker.errors import BadInput
 from qwen_worker.images.decoder import Decoded, Decoder, Limits
@@ -256,6 +256,14 @@ def test_a_huge_webp_is_refused_before_it_is_opened(options: dict[str, Any], at:
 
     with pytest.raises(BadInput, match="16383 x 16383 pixels"):
         read(bytes(data))
+
+
+def test_a_long_text_beside_the_pixels_does_not_matter() -> None:
+    """A workflow of two megabytes, as some programs keep it in what they make."""
+    notes = PngImagePlugin.PngInfo()
+    notes.add_text("workflow", "node " * 400_000, zip=True)
+
+    assert read(file_of(photo(), pnginfo=notes)).image.size == (320, 240)
 
 
 def test_a_jpeg_of_endless_scans_is_refused() -> None:
