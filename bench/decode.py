@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, features
 
-from hostile.caller import PILLOW, UNGUARDED, Decode, candidate
+from hostile.decoding.caller import PILLOW, UNGUARDED, Decode, candidate
 from hostile.outcome import WORKER
 from hostile.pictures.parts import file_of, photo
 

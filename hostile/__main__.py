@@ -9,23 +9,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from hostile import addresses, hard_pictures, inputs, looks, ordinary_pictures, secrecy
-from hostile.caller import BASELINES
+from hostile.addresses.suites import SUITES as ADDRESSES
+from hostile.decoding.suites import SUITES as PICTURES
+from hostile.inputs.suites import SUITE as INPUTS
 from hostile.outcome import WORKER, Suite, UnableError, told
-from hostile.servers import S3, S4
+from hostile.secrecy.suites import SUITE as SECRECY
+from hostile.servers.suites import S3, S4
 
 OUT = Path("out/hostile.json")
 LIBRARIES = ("Pillow", "requests", "urllib3", "numpy", "pydantic")
-SUITES: tuple[Suite, ...] = (
-    *addresses.SUITES,
-    S3,
-    S4,
-    Suite("S5", "any picture ends in 2 s and 512 MB, decoded or refused", hard_pictures.attack, BASELINES),
-    Suite("S6", "ordinary pictures are accepted, with the right pixels", ordinary_pictures.attack, BASELINES),
-    Suite("S7", "pictures look as meant, results tell nothing of metadata", looks.attack, BASELINES),
-    secrecy.SUITE,
-    inputs.SUITE,
-)
+SUITES: tuple[Suite, ...] = (*ADDRESSES, S3, S4, *PICTURES, SECRECY, INPUTS)
 
 
 def main() -> int:

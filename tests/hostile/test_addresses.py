@@ -2,8 +2,8 @@
 
 import pytest
 
-from hostile import addresses
-from hostile.fetchers import REQUESTS
+from hostile.addresses import suites as addresses
+from hostile.addresses.fetchers import REQUESTS
 from hostile.outcome import WORKER, Outcome
 
 

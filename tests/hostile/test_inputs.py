@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from hostile import inputs
+from hostile.inputs import suites as inputs
 from hostile.parts import idle_worker
 from qwen_worker.errors import BadInput
 from qwen_worker.job import Answer, Jobs

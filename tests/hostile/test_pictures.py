@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hostile import corpus, looks, ordinary_pictures
-from hostile.caller import PILLOW
-from hostile.decoding import Decoding
-from hostile.hard_pictures import Limits, put
+from hostile.decoding import corpus, looks
+from hostile.decoding import ordinary as ordinary_pictures
+from hostile.decoding.caller import PILLOW
+from hostile.decoding.hard import Limits, put
+from hostile.decoding.harness import Decoding
 from hostile.outcome import WORKER
 from hostile.pictures import broken, foreign, jpeg, png, profiles, scans, webp
 from hostile.pictures.parts import Named, file_of, photo, photo_file

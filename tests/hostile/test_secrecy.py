@@ -8,10 +8,11 @@ from urllib.parse import quote
 
 import pytest
 
-from hostile import secrecy, whole_workers
-from hostile.canaries import CANARY, NEGATIVE_PROMPT, PROMPT, told_in
-from hostile.faults import Fault, faults
-from hostile.secrecy import World
+from hostile.secrecy import suites as secrecy
+from hostile.secrecy import whole_workers
+from hostile.secrecy.canaries import CANARY, NEGATIVE_PROMPT, PROMPT, told_in
+from hostile.secrecy.faults import Fault, faults
+from hostile.secrecy.suites import World
 
 FAULTS = {fault.name: fault for fault in faults()}
 # As in a worker: pytest would raise what a library warns of.

@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 
-from hostile import answers, connections, servers, tls_servers, uploads
-from hostile.attempt import LOOPBACK
-from hostile.behaviours import LARGEST, MAX_BYTES, PICTURE
 from hostile.outcome import WORKER, Outcome
-from hostile.servers import Case, Range, judged, overhears, path
+from hostile.servers import answers, connections, uploads
+from hostile.servers import suites as servers
+from hostile.servers import tls as tls_servers
+from hostile.servers.attempt import LOOPBACK
+from hostile.servers.behaviours import LARGEST, MAX_BYTES, PICTURE
+from hostile.servers.suites import Case, Range, judged, overhears, path
 from local.hostile_server import DeafServer, HostileServer, by_path
 from qwen_worker.errors import BadInput, DownloadFailed, StorageError
 from qwen_worker.sources.fetch import Fetcher

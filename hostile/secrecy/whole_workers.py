@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hostile.canaries import CANARY, told_in, without_what_is_due
-from hostile.faults import TARGET, UPLOAD, Fault, faults, request
 from hostile.outcome import Outcome
 from hostile.parts import NO_BUCKET
+from hostile.secrecy.canaries import CANARY, told_in, without_what_is_due
+from hostile.secrecy.faults import TARGET, UPLOAD, Fault, faults, request
 from local import worker
 from local.stack import Stack
 from local.web import ImageHost, Reply

@@ -9,8 +9,8 @@ from subprocess import DEVNULL
 from types import TracebackType
 from typing import Self
 
-from hostile.caller import Answer
-from hostile.processes import forget_peaks, peaks
+from hostile.decoding.caller import Answer
+from hostile.decoding.processes import forget_peaks, peaks
 from local import children
 
 SECONDS = 20.0  # after which a candidate is killed
@@ -74,7 +74,13 @@ class Decoding:
 
     def _start(self) -> None:
         self._pipe, theirs = Pipe()
-        command = [sys.executable, "-c", "from hostile.caller import main; main()", self.name, str(theirs.fileno())]
+        command = [
+            sys.executable,
+            "-c",
+            "from hostile.decoding.caller import main; main()",
+            self.name,
+            str(theirs.fileno()),
+        ]
         self._caller = children.start(command, os.environ, pass_fds=[theirs.fileno()], stderr=DEVNULL)
         theirs.close()
         self._pipe.recv()

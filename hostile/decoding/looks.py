@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, PngImagePlugin
 
-from hostile.caller import Decode, candidate
+from hostile.decoding.caller import Decode, candidate
 from hostile.outcome import Outcome
 from hostile.pictures import png, profiles
 from hostile.pictures.parts import ORIENTATION, file_of, ifd, photo

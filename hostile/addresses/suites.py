@@ -10,8 +10,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 
-from hostile.fetchers import CHECKED, HARDENED, REQUESTS, SAFE_GET
-from hostile.namespace import NO_NAMESPACE, NamespaceError
+from hostile.addresses.fetchers import CHECKED, HARDENED, REQUESTS, SAFE_GET
+from hostile.addresses.namespace import NO_NAMESPACE, NamespaceError
 from hostile.outcome import Outcome, Suite, UnableError
 from local.worker import ROOT
 
@@ -29,7 +29,7 @@ def run(suite: str, candidate: str) -> Iterator[Outcome]:
         NamespaceError: the kernel gives no network of its own.
         BrokenOffError: the attacks did not come to their end.
     """
-    command = [sys.executable, "-m", "hostile.inside", suite, candidate]
+    command = [sys.executable, "-m", "hostile.addresses.inside", suite, candidate]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode == NO_NAMESPACE:
         raise NamespaceError(done.stderr.strip())

@@ -2,7 +2,7 @@
 
 import ssl
 
-from hostile.behaviours import (
+from hostile.servers.behaviours import (
     BLOCK,
     CHUNKED,
     CUT,

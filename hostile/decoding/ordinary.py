@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from hostile import corpus
-from hostile.caller import Pixels, limits
-from hostile.decoding import Decoding
+from hostile.decoding import corpus
+from hostile.decoding.caller import Pixels, limits
+from hostile.decoding.harness import Decoding
 from hostile.outcome import Outcome
 
 ACCEPTED = 0.99  # of the ordinary ones; the corpora hold broken files that OpenCV does not mind

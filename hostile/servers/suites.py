@@ -16,10 +16,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from hostile import answers, connections, tls_servers, uploads
-from hostile.behaviours import LARGEST, PICTURE, SIZE, TIMEOUT_S, head, says
 from hostile.outcome import WORKER, Outcome, Suite
-from hostile.tls_servers import Holder
+from hostile.servers import answers, connections, uploads
+from hostile.servers import tls as tls_servers
+from hostile.servers.behaviours import LARGEST, PICTURE, SIZE, TIMEOUT_S, head, says
+from hostile.servers.tls import Holder
 from local.children import start
 from local.hostile_server import Behaviour, DeafServer, HostileServer, Peer, by_path
 
@@ -105,7 +106,7 @@ class Range:
         words = [self._candidate, case.method, case.url, self._warm_up, str(self.ca_file)]
         environment = os.environ | {"REQUESTS_CA_BUNDLE": str(self.ca_file), "no_proxy": "*"}
         with start(
-            [sys.executable, "-m", "hostile.attempt", *words],
+            [sys.executable, "-m", "hostile.servers.attempt", *words],
             environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -1,6 +1,6 @@
 """What a hostile server answers to a GET in the clear: one function a name, which is also the path."""
 
-from hostile.behaviours import (
+from hostile.servers.behaviours import (
     BLOCK,
     CHUNKED,
     CUT,

@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from hostile.decoding.processes import queued
 from hostile.outcome import WORKER
-from hostile.processes import queued
 from qwen_worker.errors import BadInput
 from qwen_worker.images.decode import decode
 from qwen_worker.images.decoder import Decoded, Decoder, Limits

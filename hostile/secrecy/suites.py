@@ -16,11 +16,11 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
-from hostile import whole_workers
-from hostile.canaries import CANARY, told_in, without_what_is_due
-from hostile.faults import TARGET, UPLOAD, Fault, faults, request
 from hostile.outcome import Outcome, Suite
 from hostile.parts import editor_of, settings_of, tiny_folder
+from hostile.secrecy import whole_workers
+from hostile.secrecy.canaries import CANARY, told_in, without_what_is_due
+from hostile.secrecy.faults import TARGET, UPLOAD, Fault, faults, request
 from local.bucket import LocalBucket
 from local.logs import caught
 from local.web import ImageHost, Reply

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from PIL import Image, PngImagePlugin
 
-from hostile.canaries import CANARY, NEGATIVE_PROMPT, PROMPT
+from hostile.secrecy.canaries import CANARY, NEGATIVE_PROMPT, PROMPT
 from local.web import Reply
 
 TARGET = f"/{CANARY['path']}/a.png?X-Amz-Signature={CANARY['query']}"

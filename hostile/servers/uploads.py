@@ -2,7 +2,7 @@
 
 import time
 
-from hostile.behaviours import (
+from hostile.servers.behaviours import (
     BLOCK,
     CHUNKED,
     MOST_HEADERS,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from hostile import fetchers, zone
+from hostile.addresses import fetchers, zone
 from hostile.outcome import WORKER, Outcome
 from qwen_worker.deadlines import cut_when_cancelled
 from qwen_worker.errors import WorkerError
@@ -16,7 +16,7 @@ from qwen_worker.upload import Uploader
 from qwen_worker.web.lookup import MOST
 
 if TYPE_CHECKING:
-    from hostile.inside import World
+    from hostile.addresses.inside import World
 
 ROUNDS = 10
 CHANGING = (

@@ -1,4 +1,4 @@
-"""One attempt in a process of its own: `python -m hostile.attempt CANDIDATE GET|PUT URL WARM_UP_URL [CA_FILE]`.
+"""One attempt in a process of its own: `python -m hostile.servers.attempt CANDIDATE GET|PUT URL WARM_UP_URL [CA_FILE]`.
 
 A line of JSON tells how it ended. A process is fresh, so that memory which an earlier case left behind hides nothing.
 """
@@ -16,12 +16,13 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
-from hostile.behaviours import MAX_BYTES, TIMEOUT_S
 from hostile.outcome import WORKER
+from hostile.servers.behaviours import MAX_BYTES, TIMEOUT_S
 from qwen_worker.sources.fetch import Fetcher
 from qwen_worker.upload import Uploader
 
 LOOPBACK = (ip_network("127.0.0.0/8"),)
+PORTS = (range(1, 65536),)
 #: Baselines take what they can get: the machine must survive them.
 MOST_MEMORY = 3 * 1024**3
 GIVE_UP_S = 20.0
@@ -68,8 +69,8 @@ def candidate(name: str, method: str, ca_file: str | None) -> Callable[[str], by
 
         return lambda url: BASELINES[name](url, loopback=True)
     if method == "GET":
-        return Fetcher(MAX_BYTES, TIMEOUT_S, LOOPBACK, ca_file).fetch
-    uploader = Uploader(TIMEOUT_S, LOOPBACK, ca_file)
+        return Fetcher(MAX_BYTES, TIMEOUT_S, LOOPBACK, ca_file, PORTS).fetch
+    uploader = Uploader(TIMEOUT_S, LOOPBACK, ca_file, PORTS)
 
     def put(url: str) -> bytes:
         uploader.put(url, UPLOAD, "image/png")

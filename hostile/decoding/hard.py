@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from hostile import corpus
-from hostile.decoding import Case, Decoding
+from hostile.decoding import corpus
+from hostile.decoding.harness import Case, Decoding
 from hostile.outcome import Outcome
 from hostile.pictures import broken, foreign, jpeg, legal, png, profiles, scans, webp
 from hostile.pictures.parts import Named

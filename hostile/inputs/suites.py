@@ -15,7 +15,7 @@ from typing import Any
 import jsonschema
 from hypothesis import HealthCheck, Phase, given, settings
 
-from hostile.generated import KINDS_OF_ATTACK, SCHEMA, job_ids
+from hostile.inputs.generated import KINDS_OF_ATTACK, SCHEMA, job_ids
 from hostile.outcome import Outcome, Suite
 from hostile.parts import idle_worker, tiny_folder
 from local.logs import caught

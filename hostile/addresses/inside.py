@@ -1,4 +1,4 @@
-"""`python -m hostile.inside SUITE CANDIDATE`: the attacks of hostile.addresses; each outcome is a line of JSON.
+"""`python -m hostile.addresses.inside SUITE CANDIDATE`: the attacks; each outcome is a line of JSON.
 
 A process of its own, since it leaves the machine's network for good.
 """
@@ -11,8 +11,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from hostile import canary, fetchers, kin, names, namespace, zone
-from hostile.namespace import NO_NAMESPACE
+from hostile.addresses import canary, fetchers, kin, names, namespace, zone
+from hostile.addresses.namespace import NO_NAMESPACE
 from hostile.outcome import WORKER, Outcome
 from local.tls import Authority
 

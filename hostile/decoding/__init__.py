@@ -1,0 +1,1 @@
+"""Pictures, put to a decoder that is watched."""
