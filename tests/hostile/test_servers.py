@@ -16,7 +16,7 @@ from hostile.outcome import WORKER, Outcome
 from hostile.servers import answers, connections, uploads
 from hostile.servers import suites as servers
 from hostile.servers import tls as tls_servers
-from hostile.servers.attempt import LOOPBACK
+from hostile.servers.attempt import LOOPBACK, PORTS
 from hostile.servers.behaviours import LARGEST, MAX_BYTES, PICTURE
 from hostile.servers.suites import Case, Range, judged, overhears, path
 from local.hostile_server import DeafServer, HostileServer, by_path
@@ -72,7 +72,7 @@ INSIDE = connections.INSIDE_TLS | connections.INSIDE_TLS_CONTROLS
 
 
 def fetcher(timeout_s: float = DEADLINE_S, ca_file: Path | None = None) -> Fetcher:
-    return Fetcher(MAX_BYTES, timeout_s, LOOPBACK, str(ca_file) if ca_file else None)
+    return Fetcher(MAX_BYTES, timeout_s, LOOPBACK, str(ca_file) if ca_file else None, PORTS)
 
 
 @pytest.fixture(scope="module")
@@ -224,7 +224,7 @@ def test_nothing_is_said_to_a_server_that_cannot_prove_who_it_is(
             with pytest.raises(DownloadFailed):
                 fetcher(5, certified.ca_file).fetch(url)
             with pytest.raises(StorageError):
-                Uploader(5, LOOPBACK, str(certified.ca_file)).put(url, PICTURE, "image/png")
+                Uploader(5, LOOPBACK, str(certified.ca_file), PORTS).put(url, PICTURE, "image/png")
         told += [name for said in heard if b"HTTP/1.1" in said or b"the-path" in said]
         assert len(heard) >= 2, name
 
@@ -256,7 +256,7 @@ def test_every_attack_on_a_put_ends_typed_and_in_time(server: Callable[[str], st
     def fault(name: str) -> str | None:
         begin = time.monotonic()
         try:
-            Uploader(1, LOOPBACK).put(server(name), LARGEST, "image/png")
+            Uploader(1, LOOPBACK, ports=PORTS).put(server(name), LARGEST, "image/png")
         except StorageError:
             took = time.monotonic() - begin
             return None if took < 2.5 else f"{took} s"
