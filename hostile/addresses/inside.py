@@ -15,8 +15,9 @@ from hostile.addresses import canary, fetchers, kin, names, namespace, zone
 from hostile.addresses.namespace import NO_NAMESPACE
 from hostile.outcome import WORKER, Outcome
 from local.tls import Authority
+from local.worker import ROOT
 
-VECTORS = Path(__file__).parent.parent / "tests/data/ssrf_vectors.json"
+VECTORS = ROOT / "tests" / "data" / "ssrf_vectors.json"
 FILES = {
     "/etc/resolv.conf": zone.RESOLV_CONF,
     "/etc/nsswitch.conf": "hosts: files dns\n",

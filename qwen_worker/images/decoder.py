@@ -104,6 +104,12 @@ class Decoder:
             process = self._taken()
             try:
                 return process.decode(data, backdrop)
+            except BadInput:
+                raise
+            except BaseException:
+                # Its answer made no sense, or was not waited for: what it says next would be about another picture.
+                process.end()
+                raise
             finally:
                 if process.usable:
                     self._idle.append(process)
@@ -137,11 +143,19 @@ class _Process:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
+                # Signals to the worker's group are the worker's to obey: it finishes its jobs.
+                start_new_session=True,
             )
         self._socket.settimeout(START_S)
-        if not self._socket.recv(MESSAGE):
+        if not self._ready():
             raise OSError(f"the decoding process did not start: {self.end()}")
         self._socket.settimeout(WALL * limits.seconds)
+
+    def _ready(self) -> bool:
+        try:
+            return bool(self._socket.recv(MESSAGE))
+        except TimeoutError:
+            return False
 
     @property
     def alive(self) -> bool:
