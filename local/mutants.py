@@ -118,7 +118,7 @@ def main(words: Sequence[str]) -> int:
         for guard, problem in zip(guards, pool.map(judged, guards), strict=True):
             survivors += problem is not None
             print(
-                f"{'missed  ' if problem is None else 'SURVIVED'} {guard.file}: {guard.why}", problem or "", flush=True
+                f"{'killed  ' if problem is None else 'SURVIVED'} {guard.file}: {guard.why}", problem or "", flush=True
             )
     print(f"{len(guards)} guards, {survivors} survived, {time.perf_counter() - begin:.0f} s")
     return survivors
