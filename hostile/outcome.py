@@ -6,6 +6,8 @@ from typing import Any
 
 #: what the attacks are made on, if no baseline is asked for
 WORKER = "this worker"
+#: other ways to fetch, of hostile.baselines
+REQUESTS, CHECKED, HARDENED, SAFE_GET = "requests", "validate-then-fetch", "requests-hardened", "RunPod safe_get"
 
 
 class UnableError(Exception):

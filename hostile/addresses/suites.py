@@ -10,9 +10,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 
-from hostile.addresses.fetchers import CHECKED, HARDENED, REQUESTS, SAFE_GET
 from hostile.addresses.namespace import NO_NAMESPACE, NamespaceError
-from hostile.outcome import Outcome, Suite, UnableError
+from hostile.outcome import CHECKED, HARDENED, REQUESTS, SAFE_GET, Outcome, Suite, UnableError
 from local.worker import ROOT
 
 BASELINES = (REQUESTS, CHECKED, HARDENED, SAFE_GET)

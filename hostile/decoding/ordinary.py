@@ -1,13 +1,17 @@
 """S6: what is ordinary and valid is accepted, with the pixels that another decoder sees.
 
 What is ordinary is decided without the worker: a whole JPEG, PNG or WebP of 8 bits, no animation, within the limits,
-which OpenCV decodes.
+which another decoder than the worker's for that format reads.
 """
 
 import io
+import os
 import struct
+import warnings
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
 
 import cv2
 import numpy as np
@@ -19,9 +23,9 @@ from hostile.decoding.caller import Pixels, limits
 from hostile.decoding.harness import Decoding
 from hostile.outcome import Outcome
 
-ACCEPTED = 0.99  # of the ordinary ones; the corpora hold broken files that OpenCV does not mind
+ACCEPTED = 0.99  # of the ordinary ones; the corpora hold broken files that others do not mind
 MAX_SIDE = 16_383  # pixels, as README says
-PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
+PNG, JPEG, WEBP = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF"
 # Alpha is mixed in whole numbers here and in fractions there.
 OF_ALPHA = 1.0
 # Both decoders are libjpeg-turbo and libwebp, in versions whose arithmetic may round differently; CMYK is converted in
@@ -55,22 +59,51 @@ def attack(candidate: str) -> Iterator[Outcome]:
 
 
 def ordinary(data: bytes) -> npt.NDArray[np.uint8] | None:
-    """What OpenCV sees, in its order of channels and not turned upright; None if the file is not ordinary."""
+    """What another decoder sees, blue first and not turned upright; None if the file is not ordinary."""
     if not _whole(data) or any(mark in data for mark in ANIMATIONS) or not _within_limits(data):
         return None
+    with hushed():
+        # The other one in each case: the worker has OpenCV decode a WebP, and Pillow the rest.
+        seen = _by_pillow(data) if data.startswith(WEBP) else _by_opencv(data, cv2.IMREAD_UNCHANGED)
+    return seen if seen is not None and seen.dtype == np.uint8 else None
+
+
+def _by_pillow(data: bytes) -> npt.NDArray[np.uint8] | None:
     try:
-        seen = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        pixels = np.asarray(Image.open(io.BytesIO(data)))
+    except (OSError, ValueError, SyntaxError, EOFError):
+        return None
+    return pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
+
+
+def _by_opencv(data: bytes, how: int) -> npt.NDArray[np.uint8] | None:
+    try:
+        seen = cv2.imdecode(np.frombuffer(data, np.uint8), how)
     except cv2.error:
         return None
-    if seen is None or seen.dtype != np.uint8:
-        return None
-    return seen.astype(np.uint8, copy=False)
+    return None if seen is None else cast("npt.NDArray[np.uint8]", seen)
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """What libraries say of broken files on stderr is of no interest here."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _within_limits(data: bytes) -> bool:
     """By the header alone: OpenCV would need half a minute for the largest."""
     try:
-        width, height = Image.open(io.BytesIO(data)).size
+        with hushed():
+            width, height = Image.open(io.BytesIO(data)).size
     except (OSError, ValueError, SyntaxError):
         return True  # OpenCV may know better
     return bool(height * width <= limits().pixels and max(height, width) <= MAX_SIDE)
@@ -82,7 +115,7 @@ def _whole(data: bytes) -> bool:
         return _whole_png(data)
     if data.startswith(JPEG):
         return data.rstrip(b"\0").endswith(b"\xff\xd9")
-    return data[:4] == b"RIFF" and data[8:12] == b"WEBP" and int.from_bytes(data[4:8], "little") + 8 <= len(data)
+    return data.startswith(WEBP) and data[8:12] == b"WEBP" and int.from_bytes(data[4:8], "little") + 8 <= len(data)
 
 
 def _whole_png(data: bytes) -> bool:
@@ -119,7 +152,8 @@ def _on_white(data: bytes, reference: npt.NDArray[np.uint8]) -> tuple[npt.NDArra
     if reference.ndim == 3 and reference.shape[2] == 4:
         alpha = reference[..., 3:] / 255
         return np.rint(reference[..., 2::-1] * alpha + 255 * (1 - alpha)), max(OF_ALPHA, _of_format(data))
-    upright = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    with hushed():
+        upright = reference if data.startswith(WEBP) else _by_opencv(data, cv2.IMREAD_COLOR)
     return np.asarray(upright, dtype=np.float64)[..., ::-1], _of_format(data)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from hostile.outcome import WORKER, Outcome, Suite
+from hostile.outcome import HARDENED, REQUESTS, SAFE_GET, WORKER, Outcome, Suite
 from hostile.servers import answers, connections, uploads
 from hostile.servers import tls as tls_servers
 from hostile.servers.behaviours import LARGEST, PICTURE, SIZE, TIMEOUT_S, head, says
@@ -30,7 +30,7 @@ BASELINES_AT_ONCE = 4  # each may take three GiB
 LAST_RESORT_S = 90.0
 RIGHT = {hashlib.sha256(body).hexdigest() for body in (PICTURE, LARGEST)}
 TYPED = {"GET": {"DownloadFailed", "BadInput"}, "PUT": {"StorageError"}}
-BASELINES = ("plain requests", "requests-hardened", "RunPod safe_get")
+BASELINES = (REQUESTS, HARDENED, SAFE_GET)
 TARGET = "/the-path?and=the-query"
 
 

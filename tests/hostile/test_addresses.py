@@ -3,8 +3,7 @@
 import pytest
 
 from hostile.addresses import suites as addresses
-from hostile.addresses.fetchers import REQUESTS
-from hostile.outcome import WORKER, Outcome
+from hostile.outcome import REQUESTS, WORKER, Outcome
 
 
 def outcomes(suite: str, candidate: str = WORKER) -> list[Outcome]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from hostile.outcome import WORKER, Outcome
+from hostile.outcome import REQUESTS, WORKER, Outcome
 from hostile.servers import answers, connections, uploads
 from hostile.servers import suites as servers
 from hostile.servers import tls as tls_servers
@@ -286,7 +286,7 @@ def test_a_body_is_in_memory_once(certified: Range, server: Callable[[str], str]
 def test_a_fetch_without_guards_does_not_get_through_the_measurement(server: Callable[[str], str]) -> None:
     """The attacks bite, and are seen to: by their bytes, by their memory."""
     with contextlib.ExitStack() as stack, TemporaryDirectory() as folder:
-        naive = Range("plain requests", stack, Path(folder))
+        naive = Range(REQUESTS, stack, Path(folder))
 
         assert "wrong bytes" in (measured(naive, Case("x", "GET", server("length -1, cut"))).through or "")
         assert " MB" in (measured(naive, Case("x", "GET", server("gzip 64 MB"))).through or "")
