@@ -49,6 +49,15 @@ class Door:
 
     def tried(self, raw: Any, job_id: Any) -> tuple[str | None, float]:
         """What did not hold, if anything, and the seconds that the slower of both took."""
+        through, seconds = self._once(raw, job_id)
+        if seconds * 1000 > MAX_MS:
+            # Caches are shared with others too: what is slow by itself is slow again.
+            seconds = min(seconds, self._once(raw, job_id)[1])
+        if seconds * 1000 > MAX_MS:
+            through = through or f"took {seconds * 1000:.0f} ms"
+        return through, seconds
+
+    def _once(self, raw: Any, job_id: Any) -> tuple[str | None, float]:
         found, seconds = _timed(lambda: parse(raw, job_id="job", rules=RULES))
         if isinstance(found, Exception):
             # Only what is refused: the worker would begin to do the others.
@@ -56,8 +65,6 @@ class Door:
             through, seconds = _refused(found) or _answered(answer) or self._logged(), max(seconds, more)
         else:
             through = _accepted(raw, found)
-        if seconds * 1000 > MAX_MS:
-            through = through or f"took {seconds * 1000:.0f} ms"
         return through, seconds
 
     def _logged(self) -> str | None:
