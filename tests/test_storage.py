@@ -236,6 +236,7 @@ DRIPPING = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", DRIPPING)
 @pytest.mark.parametrize("kept", [False, True])
 def test_the_deadline_holds_whatever_the_server_drips(answer: bytes, *, kept: bool) -> None:

@@ -198,6 +198,7 @@ def test_a_closed_port_fails() -> None:
     assert "status" not in error.details
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", [PICTURE, LARGE])
 @pytest.mark.parametrize(
     ("head", "drop"),

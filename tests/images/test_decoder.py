@@ -99,6 +99,7 @@ def test_a_picture_that_takes_too_long_is_refused(huge: bytes) -> None:
     hasty.close()
 
 
+@pytest.mark.slow
 def test_a_process_that_is_stopped_is_not_waited_for(huge: bytes, processes: Processes) -> None:
     """Computing time says nothing of one that does not run."""
     decoder = Decoder(Limits(50_000_000, MEMORY, 0.2))
@@ -183,6 +184,7 @@ def test_the_process_has_no_secret_no_child_and_no_file(decoder: Decoder, proces
     assert process.open_files() == []
 
 
+@pytest.mark.slow
 def test_no_process_outlives_its_worker() -> None:
     """Not even one that is killed."""
     code = (

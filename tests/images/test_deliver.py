@@ -77,6 +77,7 @@ def test_the_transform_leads_from_the_source_to_the_canvas() -> None:
         assert told.transform.scale[0] * SOURCE[0] + left + left == pytest.approx(made.shape[1], abs=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
     [

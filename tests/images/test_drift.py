@@ -30,6 +30,7 @@ def edited(picture: Image.Image) -> Image.Image:
     return result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "size",
     [
@@ -130,6 +131,7 @@ def test_a_picture_of_the_opposite_brightness_is_another() -> None:
     assert drift.measure(scene(640, 480), ImageOps.invert(scene(640, 480)))[0] is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("move", MOVES[1:])
 def test_a_drift_is_undone(move: tuple[float, float, float]) -> None:
     """What is left is far below half a pixel."""

@@ -150,6 +150,7 @@ def test_the_named_image_sets_the_size() -> None:
     assert found.references[0].canvas == place((640, 480), NATIVE_AREA, 16).canvas
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grid", GRIDS)
 def test_canvases_of_one_shape_are_of_one_size(grid: int) -> None:
     """The pipelines know a reference by its ratio only."""

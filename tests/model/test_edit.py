@@ -184,6 +184,7 @@ def test_ordinary_signs_are_no_control_tokens(which: str, request: pytest.Fixtur
     assert edit(editor, prompt=text) != edit(editor)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["editor", "plus_editor"])
 def test_a_prompt_is_refused_exactly_where_the_model_would_fail(which: str, request: pytest.FixtureRequest) -> None:
     """One token more than the position table has rows for."""

@@ -140,6 +140,7 @@ def test_a_bucket_that_cannot_be_read_fails_before_the_host_is_asked(
     assert host.requests == []
 
 
+@pytest.mark.slow
 def test_a_bucket_that_is_down_fails_retryably(own_bucket: LocalBucket, host: ImageHost) -> None:
     """And the same client works again when it is back."""
     sources = sources_of(bucket_of(own_bucket))
