@@ -123,6 +123,7 @@ def build_sources(settings: Settings, bucket: Bucket) -> Sources:
         ca_file=settings.ca_file,
         ports=settings.ports,
         hosts=settings.hosts,
+        max_redirects=settings.max_redirects,
     )
     return Sources(fetcher, SourceCache(bucket))
 

@@ -221,6 +221,7 @@ class Settings(BaseSettings):
         "`*.example.com` (its subdomains), `!bad.example.com` (refused, whatever else is said); default: all that are "
         "not refused. `upload_url` is not bound by it",
     )
+    max_redirects: int = Field(3, description="redirects of a source that are followed, 0 to 10", ge=0, le=10)
     prefetch: int = Field(1, description="jobs taken ahead while one is on the GPU, 0 to 4", ge=0, le=4)
     warmup: bool = Field(True, description="one small edit before the first job is taken")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least severe line logged")

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import logging
+import re
 import socket
 import threading
 import time
@@ -521,6 +522,30 @@ def test_limits_come_from_the_settings(tiny: Path, shared_bucket: LocalBucket, h
     assert "20000 bytes" in error_of(answer(jobs, said(too_long)))["message"]
     assert "10000 pixels" in error_of(answer(jobs, said(too_many)))["message"]
     assert answer(jobs, said(fine, num_inference_steps=9))["result"]["meta"]["num_inference_steps"] == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said_of_it"),
+    [
+        ("SOURCE_PORTS", "443", "port"),
+        ("SOURCE_HOSTS", "!127.0.0.1", "host is not one"),
+        ("MAX_REDIRECTS", "0", "more than 0 times"),
+        ("DECODE_SECONDS", "0.01", r"more than 0\.01 s"),
+        ("DECODE_MEMORY_BYTES", "100000000", "too much memory"),
+    ],
+)
+def test_limits_of_strangers_come_from_the_settings(
+    tiny: Path, shared_bucket: LocalBucket, host: ImageHost, editor: Editor, name: str, value: str, said_of_it: str
+) -> None:
+    """Of what is dialled, and of what decoding costs."""
+    large = file_of(Image.new("L", (6000, 5000)), compress_level=1)
+    host.replies["/a.png"] = Reply(status=302, headers={"Location": host.put("/b.png", large)})
+    jobs = assemble(settings_of(tiny, shared_bucket, **{name: value}), editor)
+
+    error = error_of(answer(jobs, said(host.url("/a.png"))))
+
+    assert error["type"] in {"BadInput", "DownloadFailed"}
+    assert re.search(said_of_it, error["message"])
 
 
 @pytest.mark.slow

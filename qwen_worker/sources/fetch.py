@@ -19,7 +19,6 @@ from qwen_worker.web.dial import NoAddressError
 from qwen_worker.web.openings import ALL_HOSTS, PORTS, Openings
 from qwen_worker.web.session import FOREIGN, Session, check_url, is_worth_another_try
 
-MAX_REDIRECTS = 3
 CHUNK = 64 * 1024
 HEADERS = {"Accept": "image/png, image/jpeg, image/webp, image/*;q=0.8, */*;q=0.1"}
 
@@ -35,6 +34,7 @@ class Fetcher:
         ca_file: certificates of the authorities to trust; default: those of certifi.
         ports: that may be dialled, at every hop.
         hosts: as `ports`.
+        max_redirects: hops after the first.
     """
 
     max_bytes: int
@@ -43,6 +43,7 @@ class Fetcher:
     ca_file: str | None = None
     ports: Sequence[range] = PORTS
     hosts: HostList = ALL_HOSTS
+    max_redirects: int = 3
 
     def check(self, url: str) -> None:
         """Whether this address may be asked at all, as far as it can be told without a look-up.
@@ -54,7 +55,7 @@ class Fetcher:
             session.check(url)
 
     def fetch(self, url: str) -> bytes:
-        """The body at `url`, after at most three redirects.
+        """The body at `url`, or where it redirects to.
 
         Raises:
             BadInput: the address is malformed, closed or not public, or the body is too long.
@@ -78,7 +79,7 @@ class Fetcher:
                 raise DownloadFailed(f"it could not be fetched, {type(error).__name__}: try again") from error
 
     def _follow(self, url: str) -> bytes:
-        for _ in range(MAX_REDIRECTS + 1):
+        for _ in range(self.max_redirects + 1):
             with (
                 self._session() as session,
                 session.send_exactly("GET", url, self.timeout_s, headers=HEADERS) as response,
@@ -90,7 +91,7 @@ class Fetcher:
                 url = _next(url, location)
                 job_log.hide_address(url)
         raise DownloadFailed(
-            f"it redirects more than {MAX_REDIRECTS} times: send the address that it leads to", retryable=False
+            f"it redirects more than {self.max_redirects} times: send the address that it leads to", retryable=False
         )
 
     def _session(self) -> Session:

@@ -111,6 +111,15 @@ def test_a_fourth_redirect_fails(host: ImageHost) -> None:
     assert len(host.requests) == 4
 
 
+def test_an_operator_says_how_many_redirects_are_followed(host: ImageHost) -> None:
+    """None, perhaps."""
+    host.replies["/1"] = Reply(status=302, headers={"Location": host.put("/2", b"x")})
+    with pytest.raises(DownloadFailed, match="more than 0"):
+        replace(fetcher(), max_redirects=0).fetch(host.url("/1"))
+
+    assert host.requests == ["/1"]
+
+
 @pytest.mark.parametrize("location", ["file:///etc/passwd", "ftp://example.com/", "gopher://example.com/", "data:,x"])
 def test_a_redirect_leads_to_http_only(host: ImageHost, location: str) -> None:
     """No other scheme."""
