@@ -39,9 +39,7 @@ def encode(image: Image.Image, output_format: OutputFormat, quality: int) -> Enc
         "webp": {"quality": quality},
     }
     buffer = io.BytesIO()
-    # Pillow writes comments and profiles that a picture still carries.
-    pixels = Image.frombytes(image.mode, image.size, image.tobytes())
-    pixels.save(buffer, output_format, **by_format[output_format])
+    image.save(buffer, output_format, **by_format[output_format])
     data = buffer.getvalue()
     return Encoded(data, hashlib.sha256(data).hexdigest(), f"image/{output_format}", EXTENSION[output_format])
 
