@@ -1,6 +1,5 @@
 """A job dict → an answer dict: the one place where errors are caught. Never raises, but for cancellation."""
 
-import hashlib
 import json
 import logging
 import time
@@ -21,7 +20,6 @@ from qwen_worker.stopwatch import Stopwatch, nobody
 
 log = logging.getLogger(__name__)
 
-MAX_ID = 150  # characters of a job's id; longer ones are told apart by a digest
 MAX_PROMPT = 4000  # characters that are looked for in the log: of a longer prompt nothing reaches a library
 URL_FIELDS = ("image_url", "mask_url", "upload_url")
 PROMPT_FIELDS = ("prompt", "negative_prompt")
@@ -159,14 +157,11 @@ class Jobs:
 
 
 def _id_of(job: Any) -> str:
-    """The job's id as text, of a length that lines and keys can hold; a new one if it has none."""
+    """The job's id as text; a new one if it has none."""
     try:
-        job_id = str((job.get("id") if isinstance(job, dict) else None) or uuid.uuid4())
+        return str((job.get("id") if isinstance(job, dict) else None) or uuid.uuid4())
     except (ValueError, RecursionError):  # of a number with too many digits, or lists in lists
         return str(uuid.uuid4())
-    if len(job_id) <= MAX_ID:
-        return job_id
-    return f"{job_id[:100]}-{hashlib.sha256(job_id.encode(errors='replace')).hexdigest()}"
 
 
 def _hide_texts(said: Any) -> None:

@@ -38,7 +38,7 @@ def _awaited(answer: "Future[Found]") -> Found:
     done, deadline = threading.Event(), current()
     answer.add_done_callback(lambda _: done.set())
     with deadline.waking(done) if deadline else contextlib.nullcontext():
-        done.wait(min(TIMEOUT_S, deadline.left) if deadline else TIMEOUT_S)
+        done.wait(TIMEOUT_S)
     # Nobody waits any more: if its turn has not come yet, it need not come.
     answer.cancel()
     if deadline:
