@@ -142,7 +142,7 @@ def contexts(trusted: Holder, folder: Path) -> dict[str, ssl.SSLContext]:
         "intermediate missing": through(middle, shown=False),
         "intermediate of another root": through(middle, root("Unknown")),
         "intermediate for other names": through(replace(middle, permitted=(x509.DNSName("elsewhere.example"),))),
-        "RSA of 1024 bits": shows(replace(good, key=lambda: rsa.generate_private_key(65537, 1024))),  # noqa: S505 - what must be refused
+        "RSA of 1024 bits": shows(replace(good, key=lambda: rsa.generate_private_key(65537, 1024))),  # noqa: S505  # nosec B505 - refused
         "TLS 1.0": _only(ssl.TLSVersion.TLSv1, shows(good)),
         "TLS 1.1": _only(ssl.TLSVersion.TLSv1_1, shows(good)),
         "no certificate": _without_certificate(),
