@@ -76,7 +76,7 @@ ADDRESSES = [
     "http://",
     "http://[",
     "http://[::1",
-    "http://user:pw@host/",
+    "http://user:pw@host/",  # pragma: allowlist secret
     "http://host:99999/",
     "http://host:x/",
     "ftp://host/",
