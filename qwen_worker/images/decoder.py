@@ -210,10 +210,16 @@ class _Process:
     def _read(self, answer: dict[str, Any], files: list[int]) -> Decoded:
         if "refused" in answer:
             raise BadInput(str(answer["refused"])) from (RuntimeError(answer["cause"]) if answer["cause"] else None)
-        return Decoded(_image(files[0], *answer["size"]), str(answer["format"]), tuple(answer["warnings"]))
+        return Decoded(image_of(files[0], *answer["size"]), str(answer["format"]), tuple(answer["warnings"]))
 
 
-def _image(file: int, width: int, height: int) -> Image.Image:
+def image_of(file: int, width: int, height: int) -> Image.Image:
+    """The picture whose RGB pixels lie in a file in memory, by its number.
+
+    Raises:
+        OSError: it cannot be kept from shrinking.
+        ValueError: it has not so many pixels.
+    """
     # A process that somebody took over could shrink it below us, and reading on would end this one.
     fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
     with (

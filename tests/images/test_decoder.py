@@ -1,6 +1,7 @@
 """Decoding in processes that are limited: what a picture may cost, and who pays for it."""
 
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 from PIL import Image
 
 from qwen_worker.errors import BadInput
-from qwen_worker.images.decoder import ENVIRONMENT, PROCESSES, ROOT, Decoder, Limits
+from qwen_worker.images.decoder import ENVIRONMENT, PROCESSES, ROOT, Decoder, Limits, image_of
 from tests.pictures import file_of, photo
 
 MEMORY = 512_000_000
@@ -207,3 +208,16 @@ def test_a_process_that_cannot_start_is_an_error_at_once() -> None:
 
     with pytest.raises(OSError, match="did not start"):
         hopeless.warm_up()
+
+
+def test_nobody_takes_the_pixels_away_while_they_are_read() -> None:
+    """Reading on would end the worker; and fewer pixels than were told are no picture."""
+    file = os.memfd_create("pixels", os.MFD_ALLOW_SEALING)
+    os.write(file, bytes(range(12)))
+
+    assert image_of(file, 2, 2).getpixel((1, 1)) == (9, 10, 11)
+    with pytest.raises(PermissionError):
+        os.ftruncate(file, 3)
+    with pytest.raises(ValueError, match="not enough"):
+        image_of(file, 3, 3)
+    os.close(file)
