@@ -105,7 +105,7 @@ def _pattern(said: str) -> str:
         host = canonical(said.removeprefix("*."))
     except ValueError:
         raise wrong from None
-    if (star and _is_address(host)) or not (_is_address(host) or _NAME.fullmatch(host)):
+    if is_ambiguous(said) or (star and _is_address(host)) or not (_is_address(host) or _NAME.fullmatch(host)):
         raise wrong
     return star + host
 

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 from pythonjsonlogger.json import JsonFormatter
 
-from qwen_worker.scrub import MIN_HIDDEN, secret_parts, without
+from qwen_worker.scrub import is_long_enough, secret_parts, without
 
 MAX_ID = 200  # characters of a job's id in a line
 MAX_TEXT = 20_000  # characters of any other text
@@ -42,7 +42,7 @@ def hide(*texts: str) -> None:
     """Keep these texts of the current job out of whatever foreign code says from now on, in any of its threads."""
     hidden = _hidden.get()
     if hidden is not None:
-        hidden.extend(text for text in texts if len(text) >= MIN_HIDDEN)
+        hidden.extend(text for text in texts if is_long_enough(text))
 
 
 def hide_address(url: str) -> None:

@@ -45,12 +45,17 @@ def without(line: str, texts: Collection[str]) -> str:
     marks = bytearray(len(line))
     _mark_parts(marks, line, (form for form in forms if len(form) >= PART))
     for form in forms:
-        if MIN_HIDDEN <= len(form) < PART:
+        if len(form) < PART and is_long_enough(form):
             _mark(marks, line, form)
     line = _joined(line, marks) if any(marks) else line
     for pattern, instead in _RULES:
         line = pattern.sub(instead, line)
     return line
+
+
+def is_long_enough(text: str) -> bool:
+    """Whether a text is one to hide: in many scripts a letter is a syllable or a word."""
+    return len(text.encode(errors="replace" if text.isascii() else "surrogatepass")) >= MIN_HIDDEN
 
 
 def secret_parts(url: str) -> tuple[str, ...]:
@@ -68,6 +73,8 @@ def _forms(text: str) -> frozenset[str]:
     raw = text.encode(errors="surrogatepass")
     plain = {text, unquote(text), repr(text)[1:-1], json.dumps(text)[1:-1], html.escape(text)}
     quoted = {quote(raw), quote(raw, safe=""), quote_plus(raw), repr(raw)[2:-1], raw.hex()}
+    # Quoted twice, and in the wrong alphabet.
+    quoted |= {quote(quote(raw, safe=""), safe=""), raw.decode("latin-1")}
     return frozenset(plain | quoted | {text.encode("unicode_escape").decode()} | _in_base64(raw))
 
 
@@ -78,17 +85,23 @@ def _in_base64(raw: bytes) -> set[str]:
 
 
 def _mark_parts(marks: bytearray, line: str, forms: Iterable[str]) -> None:
-    if len(line) < PART:
-        return
+    low, origin = _even(_low(line))
     places: dict[str, list[int]] = {}
-    low = _low(line)
     for at in range(len(low) - PART + 1):
         places.setdefault(low[at : at + PART], []).append(at)
-    for form in map(_low, forms):
-        for at in range(len(form) - PART + 1):
+    for form in forms:
+        even, _ = _even(_low(form))
+        for at in range(len(even) - PART + 1):
             # Each part once: a text of one letter would else be marked at each of its places again and again.
-            for place in places.pop(form[at : at + PART], ()):
-                marks[place : place + PART] = bytes([1]) * PART
+            for place in places.pop(even[at : at + PART], ()):
+                begin, end = origin[place], origin[place + PART - 1] + 1
+                marks[begin:end] = bytes([1]) * (end - begin)
+
+
+def _even(text: str) -> tuple[str, list[int]]:
+    """With one backslash for any number in a row, as what is quoted again has more; and where each letter was."""
+    origin = [at for at, one in enumerate(text) if one != "\\" or text[at - 1 : at] != "\\"]
+    return "".join(text[at] for at in origin), origin
 
 
 def _mark(marks: bytearray, line: str, form: str) -> None:

@@ -3,6 +3,7 @@
 import base64
 import json
 import time
+from collections.abc import Callable
 from urllib.parse import quote, quote_plus
 
 import pytest
@@ -29,6 +30,31 @@ def test_a_text_is_hidden_in_every_form(form: str) -> None:
     for part in (form[3 : PART + 3], form[-PART - 4 : -4]):
         assert part not in said
         assert without(f"|{part}|", [PRIVATE]) == "|[hidden]|"
+
+
+@pytest.mark.parametrize(
+    "quoted",
+    [
+        lambda text: repr(json.dumps({"prompt": text})),
+        lambda text: json.dumps(json.dumps(json.dumps(text))),
+        lambda text: repr(repr(text.encode())),
+        lambda text: repr(ascii(text)),
+        lambda text: text.encode().decode("latin-1"),
+        lambda text: quote(quote(text)),
+    ],
+)
+@pytest.mark.parametrize("text", ["请把图片中的猫换成一只戴着红色帽子的狗", "Замените кошку на собаку", PRIVATE])
+def test_what_is_quoted_again_is_hidden(text: str, quoted: Callable[[str], str]) -> None:
+    """As in the repr of an exception that quotes JSON: half the backslashes away, and it could be read."""
+    hidden = without(f"cannot read {quoted(text)}, sorry", [text])
+
+    assert "[hidden]" in hidden
+    assert len(hidden) < 80
+
+
+def test_a_word_of_two_syllables_is_hidden() -> None:
+    """Two letters of some scripts say what ten of others do."""
+    assert without("bad text: 短い", ["短い"]) == "bad text: [hidden]"
 
 
 def test_short_texts_are_hidden_as_they_are() -> None:

@@ -26,6 +26,7 @@ FORMATS = ("JPEG", "PNG", "WEBP")
 PHONE_JPEG = "MPO"
 MAX_SIDE = 16383  # pixels: the longest that a WebP result can have
 BAND_PIXELS = 1 << 18
+LARGE = 20_000_000  # pixels: from here on memory may be short
 # Each scan of a progressive JPEG is decoded over the whole picture: real files have about ten, bombs thousands.
 MAX_JPEG_SCANS = 100
 START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
@@ -100,9 +101,7 @@ def decode(
         head, stored = _opened(data, max_pixels)
         return _upright(head, _webp(data) if stored is None else stored, backdrop, allocate)
     except UNREADABLE as error:
-        raise BadInput(
-            "it is not a readable JPEG, PNG or WebP picture: send the picture itself, and all of it"
-        ) from error
+        raise BadInput(_advice(data)) from error
 
 
 def _opened(data: bytes, max_pixels: int) -> tuple[_Head, Image.Image | None]:
@@ -122,7 +121,9 @@ def _opened(data: bytes, max_pixels: int) -> tuple[_Head, Image.Image | None]:
     if frames > 1 and opened.format != PHONE_JPEG:
         notes.append(f"it is animated: the first of its {frames} frames was used")
     if kind != "WEBP":
+        depth = str(opened.tile[0].args) if opened.tile else ""
         opened.load()
+        notes += _mended_key(opened, depth)
         if opened.mode == "P" and opened.palette is None:
             raise ValueError("it has indices and no palette")
     try:
@@ -138,6 +139,17 @@ def _opened(data: bytes, max_pixels: int) -> tuple[_Head, Image.Image | None]:
         notes,
     )
     return head, None if kind == "WEBP" else opened
+
+
+def _advice(data: bytes) -> str:
+    """What to do about a file that could not be decoded: the libraries say nothing else when memory was short."""
+    try:
+        width, height = Image.open(io.BytesIO(data), formats=FORMATS).size
+    except UNREADABLE:
+        width = height = 0
+    if width * height > LARGE:
+        return "it is damaged, or decoding it takes too much memory: send all of it, or a smaller one"
+    return "it is not a readable JPEG, PNG or WebP picture: send the picture itself, and all of it"
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
@@ -157,6 +169,22 @@ def _webp_size(data: bytes) -> tuple[int, int]:
     if kind == b"VP8L":
         return 1 + (number & 0x3FFF), 1 + (number >> 14 & 0x3FFF)
     return int.from_bytes(data[26:28], "little") & 0x3FFF, int.from_bytes(data[28:30], "little") & 0x3FFF
+
+
+def _mended_key(opened: Image.Image, depth: str) -> list[str]:
+    """Bring a PNG's transparent colour to the 8 bits of its pixels, which Pillow forgets; what to say of it.
+
+    `depth` is Pillow's name for how the file has them.
+    """
+    key = opened.info.get("transparency")
+    if key is None:
+        return []
+    if depth in {"L;2", "L;4"}:
+        opened.info["transparency"] = key * 255 // (2 ** int(depth[-1]) - 1)
+    elif depth == "RGB;16B":
+        del opened.info["transparency"]
+        return ["its transparent colour is one of 16 bits and was ignored"]
+    return []
 
 
 def _has_endless_scans(data: bytes) -> bool:
@@ -189,7 +217,7 @@ def _upright(head: _Head, stored: Stored, backdrop: str, allocate: Callable[[int
     convert, notes = None, head.notes
     if head.profile:
         convert = _to_srgb(_colours(_band(stored, 0, 1)).mode, head.profile)
-        notes = notes if convert else [*notes, "its colour profile is broken and was ignored"]
+        notes = notes if convert else [*notes, "its colour profile is broken or not for its colours: ignored"]
     upright = allocate(*((width, height) if head.orientation in SIDEWAYS else (height, width)))
     view = AS_STORED[head.orientation](upright) if head.orientation else upright
     rows = max(1, BAND_PIXELS // width)

@@ -22,7 +22,7 @@ from typing import Any
 
 from PIL import Image
 
-from qwen_worker.errors import BadInput
+from qwen_worker.errors import BadInput, ModelError
 
 MESSAGE = 1 << 16  # bytes: the longest between the processes
 PROCESSES = 2  # pictures decoded at the same time
@@ -99,31 +99,44 @@ class Decoder:
 
         Raises:
             BadInput: the bytes are not such a picture, are damaged, are too large, or take too much to decode.
+            ModelError: this machine has no process or file to spare.
         """
         with self._slots:
-            process = self._taken()
             try:
-                return process.decode(data, backdrop)
-            except BadInput:
-                raise
-            except BaseException:
-                # Its answer made no sense, or was not waited for: what it says next would be about another picture.
+                try:
+                    return self._by(self._taken(), data, backdrop)
+                except _DiedError:
+                    # Perhaps it was dead before, as where memory is short. If a fresh one dies too, it is the picture.
+                    return self._by(_Process(self._limits), data, backdrop)
+            except _DiedError as error:
+                raise BadInput(BROKEN) from error
+            except OSError as error:
+                raise ModelError("pictures cannot be decoded here at the moment: try again", retryable=True) from error
+
+    def _by(self, process: "_Process", data: bytes, backdrop: str) -> Decoded:
+        try:
+            return process.decode(data, backdrop)
+        except BadInput:
+            raise
+        except BaseException:
+            # Its answer made no sense, or was not waited for: what it says next would be about another picture.
+            process.end()
+            raise
+        finally:
+            if process.usable and self._end.alive:
+                self._idle.append(process)
+            else:
                 process.end()
-                raise
-            finally:
-                if process.usable:
-                    self._idle.append(process)
-                else:
-                    process.end()
 
     def _taken(self) -> "_Process":
-        with contextlib.suppress(IndexError):
-            while True:
-                process = self._idle.pop()
-                if process.alive:
-                    return process
-                process.end()
-        return _Process(self._limits)
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return _Process(self._limits)
+
+
+class _DiedError(Exception):
+    """A decoding process ended without an answer; how."""
 
 
 class _Process:
@@ -158,11 +171,6 @@ class _Process:
             return False
 
     @property
-    def alive(self) -> bool:
-        """Whether it is there still."""
-        return self._process.poll() is None
-
-    @property
     def usable(self) -> bool:
         """Whether it can take another picture."""
         return self._left > 0
@@ -187,7 +195,9 @@ class _Process:
         except ConnectionError:
             message = b""
         if not message:
-            raise self._died(self.end())
+            how = self.end()
+            log.warning("decoding process died", extra={"how": how})
+            raise self._too_slow() if how == "SIGPROF" else _DiedError(how)
         with contextlib.ExitStack() as stack:
             for file in files:
                 stack.callback(os.close, file)
@@ -199,10 +209,6 @@ class _Process:
             file.seek(0)
             socket.send_fds(self._socket, [json.dumps({"backdrop": backdrop}).encode()], [file.fileno()])
 
-    def _died(self, how: str) -> BadInput:
-        log.warning("decoding process died", extra={"how": how})
-        return self._too_slow() if how == "SIGPROF" else BadInput(BROKEN)
-
     def _too_slow(self) -> BadInput:
         seconds = self._limits.seconds
         return BadInput(f"decoding it takes more than {seconds:g} s: send a smaller one, or save it anew")
@@ -210,6 +216,8 @@ class _Process:
     def _read(self, answer: dict[str, Any], files: list[int]) -> Decoded:
         if "refused" in answer:
             raise BadInput(str(answer["refused"])) from (RuntimeError(answer["cause"]) if answer["cause"] else None)
+        if not files:
+            raise OSError("the pixels did not arrive: there are too many open files")
         return Decoded(image_of(files[0], *answer["size"]), str(answer["format"]), tuple(answer["warnings"]))
 
 

@@ -5,7 +5,7 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote, urljoin
 
 import requests
 
@@ -20,6 +20,9 @@ from qwen_worker.web.openings import ALL_HOSTS, PORTS, Openings
 from qwen_worker.web.session import FOREIGN, Session, check_url, is_worth_another_try
 
 CHUNK = 64 * 1024
+GZIP = zlib.MAX_WBITS | 16
+# What changes a body. Other words there are mistakes in the description of an object, which browsers ignore too.
+CODINGS = {"gzip", "x-gzip", "br", "deflate", "compress", "x-compress", "zstd"}
 HEADERS = {"Accept": "image/png, image/jpeg, image/webp, image/*;q=0.8, */*;q=0.1"}
 
 
@@ -104,10 +107,11 @@ class Fetcher:
             advice = "try again" if again else "check that the link opens for everybody"
             raise DownloadFailed(f"its host answered {status}: {advice}", retryable=again, status=status)
         chunks = response.raw.stream(CHUNK, decode_content=False)
-        coding = response.headers.get("Content-Encoding", "identity").strip().lower()
-        if coding in {"gzip", "x-gzip"}:
+        said = response.headers.get("Content-Encoding", "").lower().split(",")
+        codings = [coding for coding in map(str.strip, said) if coding in CODINGS]
+        if codings in (["gzip"], ["x-gzip"]):
             chunks = _unpacked(chunks)
-        elif coding != "identity":
+        elif codings:
             raise DownloadFailed("its host sent a compressed body although none was asked for: use another host")
         # Hands its own bytes over: a bytearray would have to be copied, and twice the body be in memory.
         body = io.BytesIO()
@@ -122,15 +126,18 @@ class Fetcher:
 
 def _unpacked(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """What some hosts pack although nothing was asked for: one layer of gzip, a little at a time."""
-    gzip = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+    gzip = zlib.decompressobj(wbits=GZIP)
     try:
         for chunk in chunks:
             rest = chunk
             while rest:
+                if gzip.eof:
+                    # A file may be several, one behind the other (RFC 1952, 2.2); what else follows is padding.
+                    if not rest.startswith(b"\x1f"):
+                        return
+                    gzip = zlib.decompressobj(wbits=GZIP)
                 yield gzip.decompress(rest, CHUNK)
-                rest = gzip.unconsumed_tail
-            if gzip.eof:
-                return
+                rest = gzip.unused_data or gzip.unconsumed_tail
         yield gzip.flush()
     except zlib.error as error:
         raise DownloadFailed("its host sent a broken body: try again, or use another host") from error
@@ -139,12 +146,19 @@ def _unpacked(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _next(url: str, location: str) -> str:
+    try:
+        return _address(url, location)
+    except (ValueError, BadInput) as error:
+        what = "it redirects to something that is not an http address: send the picture's own"
+        raise DownloadFailed(what, retryable=False) from error
+
+
+def _address(url: str, location: str) -> str:
     # http.client reads headers as Latin-1; what was sent is UTF-8.
     target = urljoin(url, location.encode("latin-1").decode(errors="replace"))
     # Browsers forgive spaces here, and so do the hosts that send them.
     target = re.sub(r"[\x00-\x20\x7f]", lambda match: quote(match[0]), target)
-    if urlsplit(target).scheme not in {"http", "https"} or len(target) > MAX_URL_LENGTH:
-        raise DownloadFailed(
-            "it redirects to something that is not an http address: send the picture's own", retryable=False
-        )
+    if len(target) > MAX_URL_LENGTH:
+        raise ValueError("it is too long")
+    check_url(target)
     return target

@@ -60,7 +60,7 @@ class _Bounded(io.BufferedReader):
 
 def _check_framing(headers: HTTPMessage) -> None:
     codings = headers.get_all("Transfer-Encoding", ["chunked"])
-    if [coding.strip().lower() for coding in codings] != ["chunked"]:
+    if {coding.strip().lower() for coding in codings} != {"chunked"}:
         raise HTTPException("the transfer coding is not chunked")
     lengths = set(headers.get_all("Content-Length", ["0"]))
     if len(lengths) > 1 or not _LENGTH.fullmatch(lengths.pop()):

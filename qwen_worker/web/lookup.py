@@ -63,9 +63,17 @@ class _Pool:
         self._asked.put((answer, host, port))
         with self._lock:
             if not self._idle.acquire(blocking=False) and self._threads < self._most:
-                self._threads += 1
-                threading.Thread(target=self._work, name=f"lookup-{self._threads}", daemon=True).start()
+                self._grow()
         return answer
+
+    def _grow(self) -> None:
+        try:
+            threading.Thread(target=self._work, name=f"lookup-{self._threads + 1}", daemon=True).start()
+        except RuntimeError as error:  # the system gives no more
+            if not self._threads:
+                raise LookUpTimeoutError from error
+        else:
+            self._threads += 1
 
     def _work(self) -> None:
         while True:

@@ -128,6 +128,33 @@ def test_a_transparent_colour_key_counts() -> None:
     assert pixel(read(data)) == (255, 255, 255)
 
 
+@pytest.mark.parametrize(("depth", "key"), [(2, 1), (4, 5)])
+def test_a_transparent_grey_of_few_bits_counts(depth: int, key: int) -> None:
+    """The key is one of two or four bits, the pixels are of eight by then."""
+    byte = sum(key << at for at in range(0, 8, depth))
+    rows = (b"\0" + bytes([byte]) * depth) * 8
+
+    assert pixel(read(_png(8, 8, depth=depth, colour=0, rows=rows, key=struct.pack(">H", key)))) == (255, 255, 255)
+
+
+def test_a_transparent_colour_of_sixteen_bits_is_said_to_be_ignored() -> None:
+    """With eight bits left it cannot be told from its neighbours."""
+    row = b"\0" + struct.pack(">HHH", 300, 600, 900) * 4
+    decoded = read(_png(4, 4, depth=16, colour=2, rows=row * 4, key=struct.pack(">HHH", 44, 88, 132)))
+
+    assert pixel(decoded) == (1, 2, 3)
+    assert "transparent colour" in decoded.warnings[0]
+
+
+def test_a_large_picture_may_take_too_much_memory() -> None:
+    """The libraries do not tell that from a broken file, so the caller is told of both."""
+    small = Decoder(Limits(LIMIT, 150_000_000, 2))
+    data = file_of(Image.new("RGB", (6000, 5000), "teal"), "JPEG", progressive=True, subsampling=0)
+    with pytest.raises(BadInput, match="too much memory"):
+        small.decode(data)
+    small.close()
+
+
 @pytest.mark.parametrize("alpha", [False, True])
 def test_colours_are_brought_to_srgb(alpha: bool) -> None:
     """A wide-gamut green is clipped to sRGB's green, not shown as if it had been sRGB."""
@@ -285,14 +312,15 @@ def test_what_lies_behind_or_inside_a_jpeg_is_no_scan() -> None:
     assert read(behind).image.size == read(inside).image.size == (320, 240)
 
 
-def _png(width: int, height: int, *, depth: int, colour: int, rows: bytes) -> bytes:
+def _png(width: int, height: int, *, depth: int, colour: int, rows: bytes, key: bytes = b"") -> bytes:
     """A PNG written by hand."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    transparent = chunk(b"tRNS", key) if key else b""
+    parts = chunk(b"IHDR", header) + transparent + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + parts
 
 

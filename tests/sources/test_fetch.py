@@ -306,6 +306,29 @@ def test_a_packed_body_is_unpacked(host: ImageHost) -> None:
     assert fetcher().fetch(host.put("/a", packed, **{"Content-Encoding": "gzip"})) == b"x" * LIMIT
 
 
+def test_a_file_of_several_packed_parts_is_whole(host: ImageHost) -> None:
+    """As `cat a.gz b.gz` makes one; zeros behind it are padding."""
+    packed = gzip.compress(b"one ") + gzip.compress(b"two") + bytes(100)
+
+    assert fetcher().fetch(host.put("/a", packed, **{"Content-Encoding": "gzip"})) == b"one two"
+
+
+@pytest.mark.parametrize("coding", ["", "identity", "aws-chunked", "none", "UTF-8", "identity, identity"])
+def test_a_coding_that_is_none_is_ignored(host: ImageHost, coding: str) -> None:
+    """Objects keep such words from those who stored them."""
+    assert fetcher().fetch(host.put("/a", b"x", **{"Content-Encoding": coding})) == b"x"
+
+
+@pytest.mark.parametrize("location", ["http://[::1/", "http://a:99999/", "http://a:b/", "http://[v1.x]/"])
+def test_a_redirect_to_no_address_is_not_tried_again(host: ImageHost, location: str) -> None:
+    """It is malformed each time."""
+    host.replies["/1"] = Reply(status=302, headers={"Location": location})
+    with pytest.raises(DownloadFailed, match="not an http address") as caught:
+        fetcher().fetch(host.url("/1"))
+
+    assert not caught.value.retryable
+
+
 def test_a_packed_body_counts_with_what_it_unfolds_to(host: ImageHost) -> None:
     """Or a few bytes would fill the memory."""
     url = host.put("/a", gzip.compress(b"x" * (LIMIT + 1)), **{"Content-Encoding": "gzip"})
