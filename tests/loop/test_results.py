@@ -82,7 +82,7 @@ def test_five_copies_in_flight_run_the_model_once(stack: Stack) -> None:
 
 def test_progress_is_told_in_order_and_never_after_the_result(stack: Stack) -> None:
     """Over fifty steps: at most two a second, and /status shows it."""
-    job_id = stack.submit(said(stack, "progress", width=1024, height=1024, num_inference_steps=50))
+    job_id = stack.submit(said(stack, "progress", width=1536, height=1536, num_inference_steps=50))
     seen = []
     while (job := stack.status(job_id))["status"] not in {"COMPLETED", "FAILED"}:
         seen.append((job.get("output") or {}).get("step", 0))
