@@ -14,6 +14,7 @@ from hostile.decoding.processes import forget_peaks, peaks
 from local import children
 
 SECONDS = 20.0  # after which a candidate is killed
+IDLE_MB = 256.0
 BETWEEN_LOOKS = 0.005  # s; what a process takes in its last moments before it is killed can be missed by that much
 
 
@@ -47,8 +48,7 @@ class Decoding:
 
     def put(self, data: bytes, *, wants_pixels: bool = False) -> Case:
         """One picture."""
-        forget_peaks(self._caller.pid)
-        idle = peaks(self._caller.pid)
+        idle = self._idle()
         begin = time.perf_counter()
         died = None
         most: dict[int, float] = {}
@@ -71,6 +71,16 @@ class Decoding:
             self._start()
         grown = max((peak - idle.get(pid, 0.0) for pid, peak in most.items()), default=0.0)
         return Case(answer, max(most.values(), default=0.0), grown)
+
+    def _idle(self) -> dict[int, float]:
+        """What each process has now. One that keeps an earlier picture's memory is replaced: it is not this one's."""
+        forget_peaks(self._caller.pid)
+        idle = peaks(self._caller.pid)
+        if max(idle.values(), default=0.0) <= IDLE_MB:
+            return idle
+        self._stop()
+        self._start()
+        return peaks(self._caller.pid)
 
     def _start(self) -> None:
         self._pipe, theirs = Pipe()

@@ -21,8 +21,8 @@ from qwen_worker.web.session import FOREIGN, Session, check_url, is_worth_anothe
 
 CHUNK = 64 * 1024
 GZIP = zlib.MAX_WBITS | 16
-# What changes a body. Other words there are mistakes in the description of an object, which browsers ignore too.
-CODINGS = {"gzip", "x-gzip", "br", "deflate", "compress", "x-compress", "zstd"}
+# Words for a body as it is; but for the first two they are mistakes of who stored it, which browsers overlook too.
+NO_CODING = {"", "identity", "none", "binary", "utf-8", "aws-chunked"}
 HEADERS = {"Accept": "image/png, image/jpeg, image/webp, image/*;q=0.8, */*;q=0.1"}
 
 
@@ -108,7 +108,7 @@ class Fetcher:
             raise DownloadFailed(f"its host answered {status}: {advice}", retryable=again, status=status)
         chunks = response.raw.stream(CHUNK, decode_content=False)
         said = response.headers.get("Content-Encoding", "").lower().split(",")
-        codings = [coding for coding in map(str.strip, said) if coding in CODINGS]
+        codings = [coding for coding in map(str.strip, said) if coding not in NO_CODING]
         if codings in (["gzip"], ["x-gzip"]):
             chunks = _unpacked(chunks)
         elif codings:
