@@ -287,6 +287,7 @@ def test_the_deadline_holds_while_nobody_answers() -> None:
         assert time.monotonic() - begin < 5
 
 
+@pytest.mark.slow
 def test_it_works_over_tls(shared_bucket: LocalBucket, authority: Authority) -> None:
     """On a new connection and on a kept one; with no authority but the public ones it does not."""
     with TLSForwarder(shared_bucket.port, authority.context("127.0.0.1")) as tls:

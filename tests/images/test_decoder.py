@@ -153,6 +153,7 @@ def test_the_memory_is_what_the_process_has_resident(decoder: Decoder, kind: str
     assert 300_000_000 < int(peak) * 1024 < MEMORY
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", [signal.SIGSEGV, signal.SIGKILL])
 def test_a_decoder_that_dies_costs_one_picture(
     decoder: Decoder, huge: bytes, end: signal.Signals, caplog: pytest.LogCaptureFixture, processes: Processes
@@ -201,6 +202,7 @@ def test_a_machine_without_files_to_spare_says_so(decoder: Decoder) -> None:
     assert works(decoder)
 
 
+@pytest.mark.slow
 def test_what_is_closed_keeps_no_process(decoder: Decoder, huge: bytes, processes: Processes) -> None:
     """Not even one that was at work."""
     decoder.warm_up()

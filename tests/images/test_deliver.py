@@ -115,6 +115,7 @@ def test_the_fit_is_the_share_that_was_found() -> None:
     assert 0.6 < told.fit < 0.95
 
 
+@pytest.mark.slow
 def test_changed_pixels_are_counted_on_what_is_delivered() -> None:
     """With a mask over a quarter, what was made of the rest does not count."""
     source = scene(*SOURCE)

@@ -59,6 +59,7 @@ def tiled(period: int) -> Image.Image:
     return Image.fromarray(np.where(joint, 60, 180).astype(np.uint8)).convert("RGB")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("period", [12, 20, 32])
 def test_a_pattern_that_repeats_is_not_shifted_by_its_period(period: int) -> None:
     """Of equal places the nearest is taken."""

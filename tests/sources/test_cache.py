@@ -170,6 +170,7 @@ def test_what_came_from_the_bucket_is_not_written_again(
     assert caplog.text == ""
 
 
+@pytest.mark.slow
 def test_a_write_that_fails_is_a_warning(
     own_bucket: LocalBucket, host: ImageHost, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -61,6 +61,7 @@ def test_a_damaged_copy_is_written_again(shared_bucket: LocalBucket, kept: bytes
     assert not sources.load(data_url(b"damaged")).hit
 
 
+@pytest.mark.slow
 def test_it_needs_the_bucket(own_bucket: LocalBucket) -> None:
     """Without which its result could not be stored: no model time is spent."""
     sources = sources_of(bucket_of(own_bucket))
