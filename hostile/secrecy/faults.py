@@ -15,7 +15,7 @@ import torch
 from PIL import Image, PngImagePlugin
 
 from hostile.secrecy.canaries import CANARY, NEGATIVE_PROMPT, PROMPT
-from local.web import Reply
+from local.web import ImageHost, Reply
 
 TARGET = f"/{CANARY['path']}/a.png?X-Amz-Signature={CANARY['query']}"
 UPLOAD = f"/{CANARY['upload path']}/b.png?sig={CANARY['upload query']}"
@@ -247,3 +247,14 @@ def _talks(everything: str, words: dict[str, Any]) -> Callable[[], None]:
         thread.join()
 
     return act
+
+
+def posed(fault: Fault, host: ImageHost, target: str) -> dict[str, Any]:
+    """The fault's request, once the host answers at `target` as the fault has it."""
+    if fault.reply:
+        host.replies[target] = fault.reply
+    said = request(host.url(target), **fault.said)
+    if fault.uploaded:
+        host.replies[UPLOAD] = fault.uploaded
+        said["upload_url"] = host.url(UPLOAD)
+    return said

@@ -20,7 +20,7 @@ from hostile.outcome import Outcome, Suite
 from hostile.parts import editor_of, settings_of, tiny_folder
 from hostile.secrecy import whole_workers
 from hostile.secrecy.canaries import CANARY, told_in, without_what_is_due
-from hostile.secrecy.faults import TARGET, UPLOAD, Fault, faults, request
+from hostile.secrecy.faults import TARGET, Fault, faults, posed
 from local.bucket import LocalBucket
 from local.logs import caught
 from local.web import ImageHost, Reply
@@ -76,12 +76,7 @@ class World:
     def befall(self, fault: Fault) -> Answer:
         """Do the job to which it happens."""
         target = f"{TARGET}{next(self.numbers)}"  # a new one: what was fetched is kept
-        if fault.reply:
-            self.host.replies[target] = fault.reply
-        said = request(self.host.url(target), **fault.said)
-        if fault.uploaded:
-            self.host.replies[UPLOAD] = fault.uploaded
-            said["upload_url"] = self.host.url(UPLOAD)
+        said = posed(fault, self.host, target)
         self.failing.script = fault.bucket
         jobs = self.broken if fault.bucket else self.quick if fault.quick else self.usual
         with self._hooked(fault):

@@ -12,7 +12,7 @@ from typing import Any
 from hostile.outcome import Outcome
 from hostile.parts import NO_BUCKET
 from hostile.secrecy.canaries import CANARY, told_in, without_what_is_due
-from hostile.secrecy.faults import TARGET, UPLOAD, Fault, faults, request
+from hostile.secrecy.faults import TARGET, Fault, faults, posed
 from local import worker
 from local.stack import Stack
 from local.web import ImageHost, Reply
@@ -90,12 +90,7 @@ def _wrong(hub: str) -> dict[str, dict[str, str]]:
 
 def _befalls(stack: Stack, fault: Fault, target: str) -> str | None:
     """What the answer and the news of one job tell that they must not."""
-    if fault.reply:
-        stack.host.replies[target] = fault.reply
-    said = request(stack.host.url(target), **fault.said)
-    if fault.uploaded:
-        stack.host.replies[UPLOAD] = fault.uploaded
-        said["upload_url"] = stack.host.url(UPLOAD)
+    said = posed(fault, stack.host, target)
     job_id = stack.submit({name: value for name, value in said.items() if _is_json(value)})
     job = stack.finished(job_id)
     kept = stack.api.jobs[job_id]
