@@ -1,7 +1,7 @@
 """What one attack came to, and what many came to together."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 #: what the attacks are made on, if no baseline is asked for
@@ -31,6 +31,18 @@ class Outcome:
     seconds: float
     peak_mb: float | None = None
     control: bool = False
+
+
+def in_time(attempt: Callable[[], Outcome], within_s: float) -> Outcome:
+    """What an attempt came to, which is made again if it takes longer.
+
+    A shared machine stands still now and then; what is late by itself is late again.
+    """
+    outcome = attempt()
+    if outcome.seconds > within_s:
+        outcome = attempt()
+    late = f"it took {outcome.seconds:.1f} s" if outcome.seconds > within_s else None
+    return replace(outcome, through=outcome.through or late)
 
 
 @dataclass(frozen=True)

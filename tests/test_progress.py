@@ -110,7 +110,7 @@ def test_an_answer_does_not_wait_for_ever_for_news_that_hang() -> None:
             begin = time.monotonic()
         return time.monotonic() - begin
 
-    assert 2 < asyncio.run(job()) < 5
+    assert 2 < asyncio.run(job()) < 30
     assert listener.news == []
 
 

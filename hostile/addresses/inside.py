@@ -25,6 +25,7 @@ FILES = {
 }
 NAMES = ("pub.test", "www.pub.test", "sni.test", "pub6.test", "localhost", "127.0.0.1", "::1", *sorted(zone.OPEN))
 LITERAL_S = 1.0
+LATE = f"refused after more than {LITERAL_S:g} s, with nothing looked up or dialled"
 
 
 class World:
@@ -40,6 +41,11 @@ class World:
 
     def attack(self, name: str, fetch: fetchers.Fetch, url: str, *, ports: bool = False, typed: bool = True) -> Outcome:
         """What an address that must not be fetched came to. `ports`: closed ports count; `typed`: errors' types do."""
+        outcome = self._attempt(name, fetch, url, ports=ports, typed=typed)
+        # A shared machine stands still now and then: what is late by itself is late again.
+        return self._attempt(name, fetch, url, ports=ports, typed=typed) if outcome.through == LATE else outcome
+
+    def _attempt(self, name: str, fetch: fetchers.Fetch, url: str, *, ports: bool, typed: bool) -> Outcome:
         before, asked = len(self.canary.dialled), len(self.zone.asked)
         heads = len(self.canary.heads)
         body, error, seconds = fetchers.tried(fetch, url)
@@ -55,7 +61,7 @@ class World:
         elif typed and error and not fetchers.is_typed(error):
             through = f"{type(error).__name__}: {error}"
         elif error and seconds > LITERAL_S and len(self.zone.asked) == asked and not self.canary.dialled[before:]:
-            through = "refused late"
+            through = LATE
         return Outcome(name, through, seconds)
 
     def control(self, name: str, fetch: fetchers.Fetch, url: str) -> Outcome:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from hostile.addresses import fetchers, zone
-from hostile.outcome import WORKER, Outcome
+from hostile.outcome import WORKER, Outcome, in_time
 from qwen_worker.deadlines import cut_when_cancelled
 from qwen_worker.errors import WorkerError
 from qwen_worker.upload import Uploader
@@ -74,21 +74,23 @@ def _silent(world: "World") -> Iterator[Outcome]:
     yield _ends("silent: redirect", lambda: fetcher.fetch(redirect))
     yield _ends("silent: upload check", lambda: uploader.check(url))
     yield _ends("silent: upload", lambda: uploader.put(url, b"x", "image/png"))
-    yield _cancelled(world, url)
+    yield in_time(lambda: _cancelled(world, url), GRACE_S)
     yield from _crowd(world, fetcher.fetch)
 
 
-def _ends(name: str, call: Callable[[], object], within_s: float = TIMEOUT_S + GRACE_S) -> Outcome:
-    begin = time.perf_counter()
-    through: str | None = "it came to an end without an error"
-    try:
-        call()
-    except WorkerError:
-        through = None
-    except Exception as error:  # noqa: BLE001 - none but the worker's own may come
-        through = repr(error)
-    seconds = time.perf_counter() - begin
-    return Outcome(name, f"it took {seconds:.1f} s" if seconds > within_s else through, seconds)
+def _ends(name: str, call: Callable[[], object]) -> Outcome:
+    def attempt() -> Outcome:
+        begin = time.perf_counter()
+        through: str | None = "it came to an end without an error"
+        try:
+            call()
+        except WorkerError:
+            through = None
+        except Exception as error:  # noqa: BLE001 - none but the worker's own may come
+            through = repr(error)
+        return Outcome(name, through, time.perf_counter() - begin)
+
+    return in_time(attempt, TIMEOUT_S + GRACE_S)
 
 
 def _cancelled(world: "World", url: str) -> Outcome:
@@ -114,9 +116,8 @@ def _cancelled(world: "World", url: str) -> Outcome:
 
     begin = time.perf_counter()
     asyncio.run(run())
-    ended.wait(GRACE_S)
-    seconds = time.perf_counter() - begin
-    return Outcome("silent: cancelled", None if ended.is_set() and seconds < GRACE_S else "it went on", seconds)
+    ended.wait(2 * GRACE_S)
+    return Outcome("silent: cancelled", None if ended.is_set() else "it went on", time.perf_counter() - begin)
 
 
 def _crowd(world: "World", fetch: fetchers.Fetch) -> Iterator[Outcome]:

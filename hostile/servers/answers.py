@@ -119,6 +119,10 @@ HEADERS: dict[str, Behaviour] = {
     "103 flood": floods(b"", head(b"Link: </x>", status=b"103 Early Hints")),
     "100 flood of the most headers": floods(b"", b"HTTP/1.1 100 Continue\r\n" + MOST_HEADERS + b"\r\n"),
     "100 drip": drips(b"", head(status=b"100 Continue")),
+    "103 drip": drips(b"", head(status=b"103 Early Hints")),
+    "103 flood of the most headers": floods(b"", b"HTTP/1.1 103 Early Hints\r\n" + MOST_HEADERS + b"\r\n"),
+    "103 header without end": floods(b"HTTP/1.1 103 Early Hints\r\nX: ", BLOCK),
+    "103 and the end": says(head(b"Link: </a>", status=b"103 Early Hints")),
     "most headers": says(b"HTTP/1.1 200 OK\r\n", MOST_HEADERS, SIZE, b"\r\n\r\n", CUT),
     "most headers at each hop": says(b"HTTP/1.1 302 Found\r\nLocation: /most-headers\r\n", MOST_HEADERS, b"\r\n"),
     "100,000 headers": says(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n" * 100_000, b"\r\n"),
@@ -187,6 +191,9 @@ CONTROLS: dict[str, Behaviour] = {
     "long body": says(head(SIZE), PICTURE, b"more" * 1000),
     "a second answer behind it": says(head(SIZE, b"Connection: keep-alive"), PICTURE, head(SIZE), CUT),
     "100 before it": says(head(status=b"100 Continue"), head(SIZE), PICTURE),
+    "102 and 103 before it": says(
+        head(status=b"102 Processing"), head(b"Link: </a>", status=b"103 Early Hints"), head(SIZE), PICTURE
+    ),
     "length twice": says(head(SIZE, SIZE), PICTURE),
     "200 with Content-Range": says(head(SIZE, b"Content-Range: bytes 0-9/10"), PICTURE),
     "no reason": says(head(SIZE, status=b"200"), PICTURE),

@@ -60,6 +60,7 @@ ATTACKS: dict[str, Behaviour] = {
     "PUT, folds without end": read(floods(b"HTTP/1.1 200 OK\r\nX: y\r\n", b" fold\r\n")),
     "PUT, 100-continue flood": floods(b"", head(status=b"100 Continue")),
     "PUT, 100-continue flood after the body": read(floods(b"", head(status=b"100 Continue"))),
+    "PUT, 103 flood": read(floods(b"", head(status=b"103 Early Hints"))),
     "PUT, 100 flood of the most headers": read(floods(b"", b"HTTP/1.1 100 Continue\r\n" + MOST_HEADERS + b"\r\n")),
     "PUT, 102 flood": read(floods(b"", head(status=b"102 Processing"))),
     "PUT, redirect loop": read(says(leads(b"/PUT-redirect-loop"))),
@@ -78,6 +79,7 @@ ATTACKS: dict[str, Behaviour] = {
 CONTROLS: dict[str, Behaviour] = {
     "PUT, good": read(says(OK)),
     "PUT, 100 before it": read(says(head(status=b"100 Continue"), OK)),
+    "PUT, 103 before it": read(says(head(status=b"103 Early Hints"), OK)),
     "PUT, 200 with an endless body": read(floods(head(), BLOCK)),
     "PUT, 200 with a drip": read(drips(head(SIZE), b"x")),
     "PUT, 200 with a bad chunk": read(says(head(CHUNKED), b"-1\r\n")),

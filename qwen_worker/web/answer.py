@@ -8,13 +8,14 @@ import io
 import re
 import socket
 import ssl
+from http import HTTPStatus
 from http.client import HTTPException, HTTPMessage, HTTPResponse
 from typing import Any
 
 from urllib3.util.response import assert_header_parsing
 from urllib3.util.ssl_ import create_urllib3_context
 
-MAX_HEADER_BYTES = 256 * 1024  # of all answers to one request, those of 100 Continue too; as much as Chrome takes
+MAX_HEADER_BYTES = 256 * 1024  # of all answers to one request, those before the last too; as much as Chrome takes
 
 _LENGTH = re.compile(r"\s*[0-9]{1,18}\s*", re.ASCII)
 
@@ -37,6 +38,15 @@ class Answer(HTTPResponse):
         self._lines.left = None
         assert_header_parsing(self.msg)
         _check_framing(self.msg)
+
+    def _read_status(self) -> tuple[str, int, str]:
+        """As http.client, which skips 100 Continue alone: the answer comes after Processing and Early Hints too."""
+        version, status, reason = super()._read_status()  # type: ignore[misc] # typeshed leaves it out
+        while status in {HTTPStatus.PROCESSING, HTTPStatus.EARLY_HINTS}:
+            while self._lines.readline(MAX_HEADER_BYTES).strip(b"\r\n"):
+                pass
+            version, status, reason = super()._read_status()  # type: ignore[misc]
+        return version, status, reason
 
 
 class _Bounded(io.BufferedReader):

