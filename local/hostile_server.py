@@ -5,10 +5,11 @@ import re
 import socket
 import ssl
 import struct
-import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Self
+
+from local.listener import Listener
 
 CHUNK = 64 * 1024
 LINGER_0 = struct.pack("ii", 1, 0)  # closing sends a reset
@@ -98,7 +99,7 @@ def by_path(behaviours: Mapping[str, Behaviour]) -> Behaviour:
     return play
 
 
-class HostileServer:
+class HostileServer(Listener):
     """Listens on a port of 127.0.0.1 and lets `behaviour` play each connection, in a thread of its own.
 
     Args:
@@ -109,34 +110,24 @@ class HostileServer:
     def __init__(self, behaviour: Behaviour, context: ssl.SSLContext | None = None) -> None:
         self._behaviour = behaviour
         self._context = context
-        self._server = socket.create_server(("127.0.0.1", 0), backlog=64)
         self._open: set[socket.socket] = set()
-        self.port: int = self._server.getsockname()[1]
+        super().__init__(self._play)
 
     def url(self, target: str) -> str:
         """The address of a path."""
         return f"{'https' if self._context else 'http'}://localhost:{self.port}{target}"
 
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._serve, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.close()
+    def close(self) -> None:
+        """Accept no more, and end what is open."""
+        super().close()
         for connection in list(self._open):
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
-    def _serve(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                connection, _ = self._server.accept()
-                threading.Thread(target=self._play, args=(connection,), daemon=True).start()
-
     def _play(self, connection: socket.socket) -> None:
         self._open.add(connection)
         # ValueError: Python's word for a TLS socket that is closed already.
-        with contextlib.suppress(OSError, KeyError, ValueError), connection:
+        with contextlib.suppress(OSError, KeyError, ValueError):
             if self._context:
                 with self._context.wrap_socket(connection, server_side=True) as inside:
                     self._open.add(inside)

@@ -5,9 +5,10 @@ import socket
 import ssl
 import threading
 from pathlib import Path
-from typing import Self
 
 import trustme
+
+from local.listener import Listener
 
 CHUNK = 65536
 
@@ -27,36 +28,21 @@ class Authority:
         return context
 
 
-class TLSForwarder:
+class TLSForwarder(Listener):
     """Listens with TLS on a port of the loopback address, and passes everything on to another port in the clear."""
 
     def __init__(self, target: int, context: ssl.SSLContext) -> None:
         self._target = target
         self._context = context
-        self._server = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._server.getsockname()[1]
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._serve, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.close()
-
-    def _serve(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self._server.accept()
-                threading.Thread(target=self._forward, args=(client,), daemon=True).start()
+        super().__init__(self._forward)
 
     def _forward(self, client: socket.socket) -> None:
-        with contextlib.suppress(OSError), client:
-            inside = self._context.wrap_socket(client, server_side=True)
-            with inside, socket.create_connection(("127.0.0.1", self._target)) as outside:
-                answers = threading.Thread(target=_pass_on, args=(outside, inside), daemon=True)
-                answers.start()
-                _pass_on(inside, outside)
-                answers.join()
+        inside = self._context.wrap_socket(client, server_side=True)
+        with inside, socket.create_connection(("127.0.0.1", self._target)) as outside:
+            answers = threading.Thread(target=_pass_on, args=(outside, inside), daemon=True)
+            answers.start()
+            _pass_on(inside, outside)
+            answers.join()
 
 
 def _pass_on(source: socket.socket, target: socket.socket) -> None:

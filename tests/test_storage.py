@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -14,6 +13,7 @@ import requests
 
 from local import children
 from local.bucket import ACCESS_KEY, BUCKET, REGION, SECRET_KEY, LocalBucket
+from local.listener import Listener
 from local.tls import Authority, TLSForwarder
 from qwen_worker.errors import StorageError
 from qwen_worker.storage import Bucket, Stat, Stored
@@ -86,37 +86,26 @@ def test_a_refusal_is_told_by_its_code(shared_bucket: LocalBucket, wrong: dict[s
     assert not caught.value.retryable
 
 
-class RawServer:
+class RawServer(Listener):
     """Answers each request with the next of `answers`, the last one for ever; then drips, if it has what to drip."""
 
     def __init__(self, *answers: bytes, drip: bytes = b"") -> None:
         self.requests = 0
         self._answers, self._drip = answers, drip
-        self._server = socket.create_server(("127.0.0.1", 0))
-        self.host = f"127.0.0.1:{self._server.getsockname()[1]}"
-        threading.Thread(target=self._serve, daemon=True).start()
+        super().__init__(self._answer)
+        self.host = f"127.0.0.1:{self.port}"
 
-    def _serve(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                connection, _ = self._server.accept()
-                threading.Thread(target=self._talk, args=(connection,), daemon=True).start()
-
-    def _talk(self, connection: socket.socket) -> None:
-        with connection, contextlib.suppress(OSError):
-            while connection.recv(65536):
-                answer = self._answers[min(self.requests, len(self._answers) - 1)]
-                self.requests += 1
-                connection.sendall(answer)
-                if answer is not self._answers[-1]:
-                    continue
-                for _ in range(400 if self._drip else 0):
-                    connection.sendall(self._drip)
-                    time.sleep(0.05)
-                return
-
-    def close(self) -> None:
-        self._server.close()
+    def _answer(self, connection: socket.socket) -> None:
+        while connection.recv(65536):
+            answer = self._answers[min(self.requests, len(self._answers) - 1)]
+            self.requests += 1
+            connection.sendall(answer)
+            if answer is not self._answers[-1]:
+                continue
+            for _ in range(400 if self._drip else 0):
+                connection.sendall(self._drip)
+                time.sleep(0.05)
+            return
 
 
 @pytest.fixture
