@@ -16,11 +16,13 @@ from qwen_worker.scrub import is_long_enough, secret_parts, without
 
 MAX_ID = 200  # characters of a job's id in a line
 MAX_TEXT = 20_000  # characters of any other text
-# A task or a thread may outlive its job: the texts of so many jobs are looked for in what is said outside of any.
+# A task or a thread may outlive its job: the texts of so many jobs that have ended are looked for too.
 LATE = 8
 
 _job: contextvars.ContextVar[str | None] = contextvars.ContextVar("job", default=None)
 _hidden: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar("hidden", default=None)
+# One job's texts may be told in another's lines: by a thread of neither, or by what the garbage collector sets off.
+_running: list[list[str]] = []
 _late: deque[list[str]] = deque(maxlen=LATE)
 
 
@@ -30,12 +32,14 @@ def job_context(job_id: str) -> Iterator[None]:
     job = _job.set(job_id)
     texts: list[str] = []
     hidden = _hidden.set(texts)
-    _late.append(texts)
+    _running.append(texts)
     try:
         yield
     finally:
         _job.reset(job)
         _hidden.reset(hidden)
+        _late.append(texts)
+        _running[:] = [one for one in _running if one is not texts]
 
 
 def hide(*texts: str) -> None:
@@ -51,9 +55,8 @@ def hide_address(url: str) -> None:
 
 
 def _foreign() -> list[str]:
-    """What foreign code must not repeat here: texts of this job, or where there is none, of the last ones."""
-    hidden = _hidden.get()
-    return hidden if hidden is not None else [text for texts in _late for text in texts]
+    """What foreign code must not repeat: texts of the jobs that run, and of the last ones."""
+    return [text for texts in (*_running, *_late) for text in texts]
 
 
 class Formatter(JsonFormatter):

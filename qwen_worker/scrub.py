@@ -16,6 +16,7 @@ from urllib.parse import quote, quote_plus, unquote
 HIDDEN = "[hidden]"
 MIN_HIDDEN = 3  # shorter texts stand in every line by chance
 PART = 12  # so long a part of a hidden text is hidden too, in capitals or not
+PIECE = PART // 2
 EDGE = 300  # what quotes a data: URL shows how it begins and ends
 
 _ORIGIN = re.compile(r"[^:/?#]+://(?:([^/?#]*)@)?[^/?#@]*")
@@ -39,12 +40,11 @@ _RULES = (
 def without(line: str, texts: Collection[str]) -> str:
     """The line without these texts, in whatever form, and without what looks like a secret in any line.
 
-    It takes time in proportion to the line and the texts, whatever they say.
+    It takes time in proportion to the line, and to those of the texts that it has something in common with.
     """
-    forms = {form for text in texts for form in _forms(text)}
     marks = bytearray(len(line))
-    _mark_parts(marks, line, (form for form in forms if len(form) >= PART))
-    for form in forms:
+    _mark_parts(marks, line, texts)
+    for form in {form for text in texts for form in _forms(text)}:
         if len(form) < PART and is_long_enough(form):
             _mark(marks, line, form)
     line = _joined(line, marks) if any(marks) else line
@@ -84,18 +84,31 @@ def _in_base64(raw: bytes) -> set[str]:
     return plain | {one.replace("+", "-").replace("/", "_") for one in plain}
 
 
-def _mark_parts(marks: bytearray, line: str, forms: Iterable[str]) -> None:
+def _mark_parts(marks: bytearray, line: str, texts: Iterable[str]) -> None:
     low, origin = _even(_low(line))
     places: dict[str, list[int]] = {}
     for at in range(len(low) - PART + 1):
         places.setdefault(low[at : at + PART], []).append(at)
-    for form in forms:
-        even, _ = _even(_low(form))
-        for at in range(len(even) - PART + 1):
+    pieces = {low[at : at + PIECE] for at in range(len(low) - PIECE + 1)} if places else set()
+    for form in {form for text in texts if not _pieces(text).isdisjoint(pieces) for form in _even_forms(text)}:
+        for at in range(len(form) - PART + 1):
             # Each part once: a text of one letter would else be marked at each of its places again and again.
-            for place in places.pop(even[at : at + PART], ()):
+            for place in places.pop(form[at : at + PART], ()):
                 begin, end = origin[place], origin[place + PART - 1] + 1
                 marks[begin:end] = bytes([1]) * (end - begin)
+
+
+@functools.lru_cache(maxsize=64)
+def _even_forms(text: str) -> frozenset[str]:
+    return frozenset(_even(_low(form))[0] for form in _forms(text))
+
+
+@functools.lru_cache(maxsize=64)
+def _pieces(text: str) -> frozenset[str]:
+    """Of each form's every PART letters in a row one piece at least: a line without any of them repeats no part."""
+    return frozenset(
+        form[at : at + PIECE] for form in _even_forms(text) for at in range(0, len(form) - PIECE + 1, PIECE)
+    )
 
 
 def _even(text: str) -> tuple[str, list[int]]:

@@ -151,6 +151,27 @@ def test_a_part_of_a_prompt_is_hidden_wherever_it_is_said(stream: io.StringIO) -
     assert died["exception"].endswith("ValueError: [hidden]")
 
 
+def test_a_text_is_hidden_in_every_jobs_lines_as_long_as_its_job_runs(stream: io.StringIO) -> None:
+    """However many others come and go: a thread of neither may tell it, or what the garbage collector sets off."""
+    prompt = "a rather private wish of mine"
+
+    def another() -> None:
+        with job_log.job_context("job-2"):
+            logging.getLogger("foreign").warning("in another job: %s", prompt)
+
+    with job_log.job_context("job-1"):
+        job_log.hide(prompt)
+        for _ in range(job_log.LATE + 1):
+            contextvars.Context().run(another)
+        contextvars.Context().run(logging.getLogger("foreign").warning, "outside: %s", prompt)
+
+    told = lines(stream)
+    assert {(line["message"], line.get("job_id")) for line in told} == {
+        ("in another job: [hidden]", "job-2"),
+        ("outside: [hidden]", None),
+    }
+
+
 def test_no_line_is_longer_than_a_person_reads(stream: io.StringIO) -> None:
     """Whatever the id, and whatever a library prints without an end."""
     job_log.setup("INFO", stream=stream)  # again, as above

@@ -52,6 +52,13 @@ def test_what_is_quoted_again_is_hidden(text: str, quoted: Callable[[str], str])
     assert len(hidden) < 80
 
 
+def test_each_part_of_a_text_is_hidden_wherever_it_begins() -> None:
+    """And alone in its line."""
+    text = "".join(chr(ord("a") + number * 7 % 26) for number in range(26)) + "0123456789"
+
+    assert {without(text[at : at + PART], [text]) for at in range(len(text) - PART + 1)} == {"[hidden]"}
+
+
 def test_a_word_of_two_syllables_is_hidden() -> None:
     """Two letters of some scripts say what ten of others do."""
     assert without("bad text: 短い", ["短い"]) == "bad text: [hidden]"

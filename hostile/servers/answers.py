@@ -27,6 +27,11 @@ from hostile.servers.behaviours import (
 )
 from local.hostile_server import Behaviour, Peer
 
+# Python makes an object of each.
+COOKIES = b"Set-Cookie2: " + b"a," * 32_000
+# RFC 1952: a name follows, and ends with a zero.
+GZIP_NAMED = b"\x1f\x8b\x08\x08\0\0\0\0\0\3"
+
 CLASSIC: dict[str, Behaviour] = {
     "hang": Peer.hang,
     "header drip": drips(b"HTTP/1.1 200 OK\r\nX: ", b"x"),
@@ -159,6 +164,7 @@ ENCODINGS: dict[str, Behaviour] = {
     "deflate 64 MB": packed("deflate", b"Content-Encoding: deflate"),
     "br 64 MB": packed("br", b"Content-Encoding: br"),
     "zstd": says(head(b"Content-Encoding: zstd"), b"\x28\xb5\x2f\xfd" + CUT),
+    "gzip of a name without end": floods(head(b"Content-Encoding: gzip") + GZIP_NAMED, BLOCK),
     "zip with spaces": zipped(b"Content-Encoding:   gzip  "),
     "identity, gzip": zipped(b"Content-Encoding: identity, gzip"),
     "identity and gzip": zipped(b"Content-Encoding: identity", b"Content-Encoding: gzip"),
@@ -191,13 +197,18 @@ CONTROLS: dict[str, Behaviour] = {
     "long body": says(head(SIZE), PICTURE, b"more" * 1000),
     "a second answer behind it": says(head(SIZE, b"Connection: keep-alive"), PICTURE, head(SIZE), CUT),
     "100 before it": says(head(status=b"100 Continue"), head(SIZE), PICTURE),
-    "102 and 103 before it": says(
-        head(status=b"102 Processing"), head(b"Link: </a>", status=b"103 Early Hints"), head(SIZE), PICTURE
+    "103 and 104 before it": says(
+        head(b"Link: </a>", status=b"103 Early Hints"), head(status=b"104 Upload Resumption"), head(SIZE), PICTURE
     ),
+    "203": says(head(SIZE, status=b"203 Non-Authoritative Information"), PICTURE),
+    "good after a redirect with a space behind it": says(leads(b"/good ")),
+    "good after a redirect that is told twice": says(leads(b"/good", b"Location: /good", b"Content-Length: 0")),
+    "cookies that unfold": says(head(b"Set-Cookie: a=b", COOKIES, COOKIES, COOKIES, SIZE), PICTURE),
     "length twice": says(head(SIZE, SIZE), PICTURE),
     "200 with Content-Range": says(head(SIZE, b"Content-Range: bytes 0-9/10"), PICTURE),
     "no reason": says(head(SIZE, status=b"200"), PICTURE),
     "identity": says(head(SIZE, b"Content-Encoding: identity"), PICTURE),
+    "base64 that is none": says(head(SIZE, b"Content-Encoding: base64"), PICTURE),
     "as long as may be": says(head(b"Content-Length: %d" % MAX_BYTES), LARGEST),
     "as long as may be, in chunks": says(head(CHUNKED), b"%x\r\n" % MAX_BYTES, LARGEST, b"\r\n0\r\n\r\n"),
     "as long as may be, until the end": says(head(), LARGEST),

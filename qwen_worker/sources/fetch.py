@@ -5,6 +5,7 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from urllib.parse import quote, urljoin
 
 import requests
@@ -22,7 +23,10 @@ from qwen_worker.web.session import FOREIGN, Session, check_url, is_worth_anothe
 CHUNK = 64 * 1024
 GZIP = zlib.MAX_WBITS | 16
 # Words for a body as it is; but for the first two they are mistakes of who stored it, which browsers overlook too.
-NO_CODING = {"", "identity", "none", "binary", "utf-8", "aws-chunked"}
+NO_CODING = {"", "identity", "none", "binary", "base64", "7bit", "8bit", "utf-8", "utf8", "aws-chunked"}
+# The second: a proxy has changed something, perhaps.
+DELIVERED = {HTTPStatus.OK, HTTPStatus.NON_AUTHORITATIVE_INFORMATION}
+ASCII = "".join(map(chr, range(128)))
 HEADERS = {"Accept": "image/png, image/jpeg, image/webp, image/*;q=0.8, */*;q=0.1"}
 
 
@@ -87,9 +91,11 @@ class Fetcher:
                 self._session() as session,
                 session.send_exactly("GET", url, self.timeout_s, headers=HEADERS) as response,
             ):
-                location = response.headers.get("Location")
-                if not (300 <= response.status_code < 400 and location):
+                locations = response.raw.headers.getlist("Location")
+                if not (300 <= response.status_code < 400 and locations):
                     return self._body(response)
+                # Some say the same twice.
+                location = ", ".join(dict.fromkeys(locations))
                 job_log.hide(location)
                 url = _next(url, location)
                 job_log.hide_address(url)
@@ -102,26 +108,32 @@ class Fetcher:
 
     def _body(self, response: requests.Response) -> bytes:
         status = response.status_code
-        if status != requests.codes.ok:
+        if status not in DELIVERED:
             again = is_worth_another_try(status)
             advice = "try again" if again else "check that the link opens for everybody"
             raise DownloadFailed(f"its host answered {status}: {advice}", retryable=again, status=status)
-        chunks = response.raw.stream(CHUNK, decode_content=False)
+        chunks = self._within_limit(response.raw.stream(CHUNK, decode_content=False))
         said = response.headers.get("Content-Encoding", "").lower().split(",")
         codings = [coding for coding in map(str.strip, said) if coding not in NO_CODING]
         if codings in (["gzip"], ["x-gzip"]):
-            chunks = _unpacked(chunks)
+            chunks = self._within_limit(_unpacked(chunks))
         elif codings:
             raise DownloadFailed("its host sent a compressed body although none was asked for: use another host")
         # Hands its own bytes over: a bytearray would have to be copied, and twice the body be in memory.
         body = io.BytesIO()
         for chunk in chunks:
-            if body.tell() + len(chunk) > self.max_bytes:
-                raise BadInput(f"it is longer than {self.max_bytes} bytes: send a smaller file")
             body.write(chunk)
         if not body.tell():
             raise DownloadFailed("its host sent an empty body: check that the link is the picture itself")
         return body.getvalue()
+
+    def _within_limit(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        length = 0
+        for chunk in chunks:
+            length += len(chunk)
+            if length > self.max_bytes:
+                raise BadInput(f"it is longer than {self.max_bytes} bytes: send a smaller file")
+            yield chunk
 
 
 def _unpacked(chunks: Iterable[bytes]) -> Iterator[bytes]:
@@ -154,11 +166,19 @@ def _next(url: str, location: str) -> str:
 
 
 def _address(url: str, location: str) -> str:
-    # http.client reads headers as Latin-1; what was sent is UTF-8.
-    target = urljoin(url, location.encode("latin-1").decode(errors="replace"))
+    target = urljoin(url, _as_sent(location.strip(" \t")))
     # Browsers forgive spaces here, and so do the hosts that send them.
     target = re.sub(r"[\x00-\x20\x7f]", lambda match: quote(match[0]), target)
     if len(target) > MAX_URL_LENGTH:
         raise ValueError("it is too long")
     check_url(target)
     return target
+
+
+def _as_sent(location: str) -> str:
+    """A header that http.client read as Latin-1; what was sent is UTF-8, or bytes that are no text."""
+    sent = location.encode("latin-1")
+    try:
+        return sent.decode()
+    except UnicodeDecodeError:
+        return quote(sent, safe=ASCII)

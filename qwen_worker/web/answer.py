@@ -15,7 +15,12 @@ from typing import Any
 from urllib3.util.response import assert_header_parsing
 from urllib3.util.ssl_ import create_urllib3_context
 
+from qwen_worker.deadlines import current
+
 MAX_HEADER_BYTES = 256 * 1024  # of all answers to one request, those before the last too; as much as Chrome takes
+
+# requests reads them, twice, although none is kept: of 65 KB a cookie it makes takes tens of MB and seconds.
+COOKIES = ("Set-Cookie", "Set-Cookie2")
 
 _LENGTH = re.compile(r"\s*[0-9]{1,18}\s*", re.ASCII)
 
@@ -38,11 +43,13 @@ class Answer(HTTPResponse):
         self._lines.left = None
         assert_header_parsing(self.msg)
         _check_framing(self.msg)
+        for name in COOKIES:
+            del self.msg[name]
 
     def _read_status(self) -> tuple[str, int, str]:
-        """As http.client, which skips 100 Continue alone: the answer comes after Processing and Early Hints too."""
+        """As http.client, which skips 100 Continue alone: others may come before the answer too (RFC 9110, 15.2)."""
         version, status, reason = super()._read_status()  # type: ignore[misc] # typeshed leaves it out
-        while status in {HTTPStatus.PROCESSING, HTTPStatus.EARLY_HINTS}:
+        while HTTPStatus.PROCESSING <= status < HTTPStatus.OK:
             while self._lines.readline(MAX_HEADER_BYTES).strip(b"\r\n"):
                 pass
             version, status, reason = super()._read_status()  # type: ignore[misc]
@@ -50,11 +57,15 @@ class Answer(HTTPResponse):
 
 
 class _Bounded(io.BufferedReader):
-    """`left` is how many bytes of lines may be read yet; None: any number, if each has a limit of its own."""
+    """Reads nothing more once the deadline has passed: what the kernel had taken in until then may be megabytes.
+
+    `left` is how many bytes of lines may be read yet; None: any number, if each has a limit of its own.
+    """
 
     left: int | None = None
 
     def readline(self, size: int | None = -1, /) -> bytes:
+        _check_deadline()
         line = super().readline(size)
         if self.left is not None:
             self.left -= len(line)
@@ -65,7 +76,13 @@ class _Bounded(io.BufferedReader):
     def read(self, size: int | None = -1, /) -> bytes:
         if size is None or size < 0:
             raise HTTPException("a part of the body has no length")
+        _check_deadline()
         return super().read(size)
+
+
+def _check_deadline() -> None:
+    if deadline := current():
+        deadline.check()
 
 
 def _check_framing(headers: HTTPMessage) -> None:

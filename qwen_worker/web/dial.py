@@ -11,6 +11,7 @@ from qwen_worker.web.addresses import Address, Network, is_dialable
 from qwen_worker.web.lookup import Found, LookUpTimeoutError, look_up
 
 CONNECT_TIMEOUT_S = 5.0
+MOST_ADDRESSES = 16  # of a host that are tried: an answer of a name server has room for thousands
 
 
 class NoAddressError(Exception):
@@ -48,17 +49,20 @@ def _address(place: tuple[Any, ...]) -> Address:
 
 
 def connect(found: Found) -> socket.socket:
-    """A connection to the first of these that answers.
+    """A connection to the first of these that answers, of the first few.
 
     Raises:
-        OSError: none does.
+        OSError: none does, or the thread's deadline passed.
     """
     failure: OSError | None = None
-    for family, kind, protocol, _, address in found:
-        deadline = current()
+    deadline = current()
+    for family, kind, protocol, _, address in found[:MOST_ADDRESSES]:
         sock = socket.socket(family, kind, protocol)
-        sock.settimeout(min(CONNECT_TIMEOUT_S, deadline.left or 0.001) if deadline else CONNECT_TIMEOUT_S)
+        sock.settimeout(CONNECT_TIMEOUT_S)
         try:
+            # Before it is connected: a job that is cancelled meanwhile frees its thread at once, and so does the end.
+            if deadline:
+                deadline.guard(sock)
             sock.connect(address)
         except OSError as error:
             sock.close()

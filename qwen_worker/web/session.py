@@ -1,9 +1,11 @@
 """One request to a stranger's server: no proxy, no cookie, no redirect, and only checked addresses are dialled."""
 
+import re
 import socket
 from collections.abc import Mapping
 from http.client import HTTPException
 from typing import Any, Literal
+from urllib.parse import quote
 
 import requests
 import urllib3
@@ -111,8 +113,7 @@ class Session(requests.Session):
         """
         request = self.prepare_request(requests.Request(method, url, data=data, headers=headers))
         self._adapter.timeout_s = timeout_s
-        if url.isascii():
-            self._adapter.target = _target(url)
+        self._adapter.target = _target(url)
         return self.send(request, stream=True, timeout=(CONNECT_TIMEOUT_S, timeout_s), allow_redirects=False)
 
     def get_redirect_target(self, resp: requests.Response) -> None:
@@ -120,17 +121,19 @@ class Session(requests.Session):
 
 
 def _target(url: str) -> str:
+    """Path and query as they are written, but for letters that cannot be sent."""
     rest = url.partition("#")[0].partition("://")[2]
     start = min((at for at in (rest.find("/"), rest.find("?")) if at >= 0), default=len(rest))
     target = rest[start:]
-    return target if target.startswith("/") else f"/{target}"
+    target = target if target.startswith("/") else f"/{target}"
+    return re.sub(r"[^\x00-\x7f]+", lambda match: quote(match[0]), target)
 
 
 class _Adapter(HTTPAdapter):
     """Transport whose connections go only to addresses that were checked."""
 
     def __init__(self, openings: Openings) -> None:
-        self.target: str | None = None
+        self.target = ""
         self.timeout_s: float | None = None
         self._openings = openings
         super().__init__(max_retries=0)
@@ -164,8 +167,8 @@ class _Adapter(HTTPAdapter):
                     self.sock.settimeout(adapter.timeout_s)
                 end_strictly(self.sock)
 
-            def putrequest(self, method: str, url: str, *args: Any, **rest: Any) -> None:
-                super().putrequest(method, adapter.target or url, *args, **rest)  # type: ignore[misc]
+            def putrequest(self, method: str, _url: str, *args: Any, **rest: Any) -> None:
+                super().putrequest(method, adapter.target, *args, **rest)  # type: ignore[misc]
 
         class Plain(Watched, Dialer, HTTPConnection):
             pass

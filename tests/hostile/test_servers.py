@@ -44,6 +44,7 @@ BROKEN = (
     "short body",
     "endless body",
     "zip with spaces",
+    "gzip of a name without end",
     "header flood",
     "endless 100-continue",
     "103 flood",

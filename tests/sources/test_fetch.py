@@ -65,6 +65,13 @@ def test_what_is_not_ascii_is_encoded(host: ImageHost) -> None:
     assert fetcher().fetch(host.url("/ü.jpg")) == b"x"
 
 
+def test_what_is_ascii_beside_it_is_sent_byte_for_byte(host: ImageHost) -> None:
+    """The rest of the spelling may be signed too."""
+    host.put("/%C3%BC/%7e/../a?b=%7E&%zz", b"x")
+
+    assert fetcher().fetch(host.url("/ü/%7e/../a?b=%7E&%zz")) == b"x"
+
+
 def test_one_byte_over_the_limit_is_refused(host: ImageHost) -> None:
     """Told with the limit."""
     with pytest.raises(BadInput, match="1000 bytes"):
@@ -90,6 +97,14 @@ def test_three_redirects_are_followed(host: ImageHost) -> None:
     host.replies["/1"] = Reply(status=301, headers={"Location": "2"})
     host.replies["/2"] = Reply(status=302, headers={"Location": "/3"})
     host.replies["/3"] = Reply(status=307, headers={"Location": host.put("/4", b"x")})
+
+    assert fetcher().fetch(host.url("/1")) == b"x"
+
+
+def test_a_redirect_to_bytes_that_are_no_text_is_followed(host: ImageHost) -> None:
+    """As browsers do."""
+    host.replies["/1"] = Reply(status=302, headers={"Location": "/caf\xe9.jpg?a=%7E"})
+    host.put("/caf%E9.jpg?a=%7E", b"x")
 
     assert fetcher().fetch(host.url("/1")) == b"x"
 
@@ -313,7 +328,7 @@ def test_a_file_of_several_packed_parts_is_whole(host: ImageHost) -> None:
     assert fetcher().fetch(host.put("/a", packed, **{"Content-Encoding": "gzip"})) == b"one two"
 
 
-@pytest.mark.parametrize("coding", ["", "identity", "aws-chunked", "none", "UTF-8", "identity, identity"])
+@pytest.mark.parametrize("coding", ["", "identity", "aws-chunked", "none", "UTF-8", "base64", "identity, identity"])
 def test_a_coding_that_is_none_is_ignored(host: ImageHost, coding: str) -> None:
     """Objects keep such words from those who stored them."""
     assert fetcher().fetch(host.put("/a", b"x", **{"Content-Encoding": coding})) == b"x"
