@@ -144,7 +144,11 @@ class Settings(BaseSettings):
         ge=100_000_000,
     )
     decode_seconds: float = Field(
-        1.5, description="computing time that decoding one source may take in seconds", gt=0, le=60
+        1.5,
+        description="computing time that decoding one source may take in seconds; a quarter more, in proportion to its "
+        "pixels, for its colours",
+        gt=0,
+        le=60,
     )
     timeout_seconds: float = Field(
         120, description="total time of one download or one storage operation in seconds", gt=0, le=3600

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from hostile.pictures import png
+from hostile.pictures import png, profiles
 from hostile.pictures.parts import ORIENTATION, Named, file_of, noise
 
 KEPT = Path("out/pictures")  # they take a minute to make
@@ -48,6 +48,8 @@ def _jpegs() -> Iterator[Named]:
     yield "jpeg-50-megapixels", file_of(large, "JPEG", quality=10)
     yield "jpeg-50-megapixels-sideways", file_of(large, "JPEG", quality=10, exif=sideways)
     yield "jpeg-50-megapixels-progressive-444", file_of(large, "JPEG", quality=30, progressive=True, subsampling=0)
+    wide = profiles.profile(profiles.honest())
+    yield "jpeg-50-megapixels-profile", file_of(large, "JPEG", quality=30, progressive=True, icc_profile=wide)
     yield "jpeg-50-megapixels-grey", file_of(noise(*LARGEST, "L"), "JPEG", quality=20)
     yield "jpeg-50-megapixels-cmyk", file_of(noise(*LARGEST, "CMYK"), "JPEG", quality=2)
     yield "jpeg-12-megapixels-of-noise", file_of(noise(*PHONE), "JPEG", quality=90)

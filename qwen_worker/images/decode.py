@@ -50,6 +50,10 @@ Image.MAX_IMAGE_PIXELS = None
 # Cameras and programs put long texts beside the pixels; all of them together remain within Pillow's MAX_TEXT_MEMORY.
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+# Colours from all over the cube: 17 levels of each.
+SAMPLES = Image.fromarray(np.stack(np.meshgrid(*[np.linspace(0, 255, 17)] * 3), -1).reshape(17, -1, 3).astype(np.uint8))
+ALPHA_FLAG = 0x10  # of a WebP's extended header, at byte 20
+BAD_PROFILE = "its colour profile is broken or not for its colours: ignored"
 # What the libraries raise for bytes that are no picture.
 UNREADABLE = (
     OSError, ValueError, SyntaxError, EOFError, RuntimeError, LookupError, ArithmeticError, AssertionError,
@@ -74,6 +78,7 @@ class _Head:
     size: tuple[int, int]  # as stored: width, height
     orientation: int | None
     profile: bytes | None
+    has_alpha: bool
     notes: list[str]
 
 
@@ -99,7 +104,7 @@ def decode(
     """
     try:
         head, stored = _opened(data, max_pixels)
-        return _upright(head, _webp(data) if stored is None else stored, backdrop, allocate)
+        return _upright(head, _webp(data, head) if stored is None else stored, backdrop, allocate)
     except UNREADABLE as error:
         raise BadInput(_advice(data)) from error
 
@@ -131,11 +136,15 @@ def _opened(data: bytes, max_pixels: int) -> tuple[_Head, Image.Image | None]:
     except (SyntaxError, ValueError, LookupError, TypeError, OSError, struct.error):
         orientation = None
         notes.append("its EXIF data is broken: its orientation was ignored")
+    profile = opened.info.get("icc_profile")
+    if "icc_profile" in opened.info and not profile:
+        notes.append(BAD_PROFILE)  # a JPEG's, of which parts are missing
     head = _Head(
         kind,
         opened.size,
         orientation if orientation in AS_STORED else None,
-        opened.info.get("icc_profile"),
+        profile,
+        opened.mode == "RGBA" or frames > 1,
         notes,
     )
     return head, None if kind == "WEBP" else opened
@@ -201,8 +210,11 @@ def _has_endless_scans(data: bytes) -> bool:
     return scans > MAX_JPEG_SCANS
 
 
-def _webp(data: bytes) -> Array:
+def _webp(data: bytes, head: _Head) -> Array:
     """The first frame, (height, width, 3 or 4), blue first."""
+    if data[12:16] == b"VP8X" and head.has_alpha:
+        # OpenCV goes by this flag alone; without it what is hidden below alpha 0 would appear.
+        data = data[:20] + bytes([data[20] | ALPHA_FLAG]) + data[21:]
     try:
         found = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
@@ -216,8 +228,11 @@ def _upright(head: _Head, stored: Stored, backdrop: str, allocate: Callable[[int
     width, height = head.size
     convert, notes = None, head.notes
     if head.profile:
-        convert = _to_srgb(_colours(_band(stored, 0, 1)).mode, head.profile)
-        notes = notes if convert else [*notes, "its colour profile is broken or not for its colours: ignored"]
+        mode = _colours(_band(stored, 0, 1)).mode
+        convert = _to_srgb(mode, head.profile)
+        notes = notes if convert else [*notes, BAD_PROFILE]
+        if convert and mode == "RGB" and _changes_nothing(convert):
+            convert = None
     upright = allocate(*((width, height) if head.orientation in SIDEWAYS else (height, width)))
     view = AS_STORED[head.orientation](upright) if head.orientation else upright
     rows = max(1, BAND_PIXELS // width)
@@ -250,7 +265,7 @@ def _colours(image: Image.Image) -> Image.Image:
     """Without alpha, in a mode that colour management knows."""
     if image.mode in {"RGB", "L", "CMYK"}:
         return image
-    return image.convert("L" if image.mode == "LA" else "RGB")
+    return image.convert("L" if image.mode in {"1", "LA"} else "RGB")
 
 
 def _to_srgb(mode: str, profile: bytes) -> Callable[[Image.Image], Image.Image] | None:
@@ -275,6 +290,12 @@ def _to_srgb(mode: str, profile: bytes) -> Callable[[Image.Image], Image.Image] 
         return colours
 
     return converted
+
+
+def _changes_nothing(convert: Callable[[Image.Image], Image.Image]) -> bool:
+    """Whether it is sRGB by another name, as most files have it: converting costs more than decoding does."""
+    moved = np.asarray(convert(SAMPLES)).astype(np.int16) - np.asarray(SAMPLES)
+    return bool(np.abs(moved).max() <= 1)
 
 
 def _flat(image: Image.Image, backdrop: str) -> Array:

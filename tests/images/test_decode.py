@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
+from hostile.pictures import profiles, webp
 from qwen_worker.errors import BadInput
 from qwen_worker.images.decoder import Decoded, Decoder, Limits
 from tests.pictures import file_of, photo
@@ -183,6 +184,58 @@ def test_a_broken_profile_is_ignored_and_said() -> None:
 
     assert pixel(decoded) == (1, 2, 3)
     assert "profile" in decoded.warnings[0]
+
+
+@pytest.mark.parametrize(("count", "of"), [(2, 1), (1, 0), (1, 2)])
+def test_a_profile_that_is_in_parts_which_do_not_fit_is_said(count: int, of: int) -> None:
+    """Pillow drops it without a word."""
+    part = b"ICC_PROFILE\0\1" + bytes([of]) + _wide_gamut()
+    data = file_of(photo(), "JPEG")
+    segment = b"\xff\xe2" + struct.pack(">H", len(part) + 2) + part
+
+    assert "profile" in read(data[:2] + segment * count + data[2:]).warnings[0]
+
+
+def test_a_profile_that_is_srgb_changes_nothing() -> None:
+    """Not by a rounding error, which the numbers in most profiles bring."""
+    values = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
+    tones = b"para\0\0\0\0" + struct.pack(">HH", 3, 0) + b"".join(struct.pack(">i", round(v * 65536)) for v in values)
+    primaries = ((0.43607, 0.22249, 0.01392), (0.38515, 0.71687, 0.09708), (0.14307, 0.06061, 0.71410))
+    srgb = profiles.profile(profiles.matrix(*primaries, tones), version=4)
+    colours = np.stack(np.meshgrid(*[np.arange(0, 256, 15)] * 3), -1).reshape(18, -1, 3).astype(np.uint8)
+    found = read(file_of(Image.fromarray(colours), icc_profile=srgb))
+
+    assert np.array_equal(np.asarray(found.image), colours)
+    assert found.warnings == ()
+
+
+def test_a_profile_of_greys_fits_a_picture_of_one_bit() -> None:
+    """Black and white are what they were."""
+    white = profiles.xyz(*profiles.D50)
+    grey = profiles.profile({b"wtpt": white, b"kTRC": profiles.curve(round(1.8 * 256))}, space=b"GRAY")
+    found = read(file_of(Image.new("1", (4, 4), 1), icc_profile=grey))
+
+    assert found.warnings == ()
+    assert pixel(found) == (255, 255, 255)
+
+
+def test_what_is_transparent_is_white_whatever_a_webps_header_says() -> None:
+    """OpenCV believes it, and would show what is hidden."""
+    picture = photo()
+    picture.putalpha(0)
+    body = file_of(picture, "WEBP", lossless=True, exact=True)[12:]
+    body = body[body.index(b"VP8L") :]
+
+    assert pixel(read(webp.riff(webp.extended(*picture.size, 0), body))) == (255, 255, 255)
+
+
+def test_what_an_animations_first_frame_leaves_out_is_white() -> None:
+    """Whatever its header says of transparency."""
+    small, full = (file_of(photo(*size), "WEBP", lossless=True)[12:] for size in ((32, 24), (64, 48)))
+    frames = (webp.frame(small, 32, 24, at=4), webp.frame(full))
+    data = webp.riff(webp.extended(64, 48, webp.ANIMATED), webp.chunk(b"ANIM", bytes(6)), *frames)
+
+    assert pixel(read(data)) == (255, 255, 255)
 
 
 def test_an_animation_is_its_first_frame_and_said() -> None:
