@@ -23,11 +23,11 @@ from qwen_worker.schema import (
     SchedulerName,
     Size,
     SizeName,
+    told_name,
 )
 
 MAX_PROBLEMS = 20
 MAX_FIELDS = 200  # of a request, known or not; and characters in the name of one
-MAX_NAME = 40  # characters of a field's name that are told
 SEEDS = 2**32
 DEFAULT_FEATHER = 4
 DEFAULT_STRENGTH = 1.0
@@ -224,10 +224,8 @@ def _problems(error: ValidationError, operation: str) -> list[dict[str, str]]:
 
 
 def _name(place: Sequence[int | str]) -> str:
-    """The field, as the caller wrote it; of a name that they made up no more than can be read."""
-    name = ".".join(str(part)[:MAX_NAME] for part in place)[:MAX_NAME]
-    # Letters beyond \uffff take twelve bytes of an answer's JSON.
-    return "".join(one if one.isprintable() and one <= "\uffff" else "?" for one in name) or "input"
+    """The field, as the caller wrote it."""
+    return ".".join(told_name(str(part)) for part in place) or "input"
 
 
 def _problem(item: Any, operation: str) -> str:

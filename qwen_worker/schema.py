@@ -26,6 +26,7 @@ MIN_STEPS = 2
 MAX_IMAGES = 3
 MAX_RESULTS = 4
 MAX_URL_LENGTH = 8192
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,40}")
 MAX_LORAS = 100
 URL_PATTERN = r"^[Hh][Tt][Tt][Pp][Ss]?://[^\x00-\x20\x7f\\]+$"
 DATA_PATTERN = r"^[Dd][Aa][Tt][Aa]:[^,\x00-\x20\x7f]{0,200};[Bb][Aa][Ss][Ee]64,"
@@ -38,8 +39,14 @@ def _whole(said: object) -> object:
     return int(said) if isinstance(said, float) and said.is_integer() else said
 
 
+def told_name(made_up: str) -> str:
+    """What the caller called something, if it is a name: links, keys and prompts come in the place of one too."""
+    return made_up if _NAME.fullmatch(made_up) else "?"
+
+
 def _words(text: str) -> str:
-    if not text.strip():
+    # Of background_replacement's words the last dots are taken away.
+    if not text.replace(".", "").strip():
         raise PydanticCustomError("blank", "must say what to change, or what to make")
     return text.strip()
 
@@ -139,7 +146,7 @@ class PictureInput(BaseModel):
         description="what to change, or what to make, 1 to 2000 characters; of background_replacement: the background",
         max_length=2000,
         examples=["make the sky a warm sunset"],
-        json_schema_extra={"pattern": r"\S"},
+        json_schema_extra={"pattern": r"[^\s.]"},
     )
     negative_prompt: str = Field(" ", description="what to avoid", max_length=2000)
     seed: Seed | None = Field(None, description="same seed and request, same picture; default: drawn from the job id")
@@ -343,7 +350,7 @@ class EditInput(PictureInput):
         rules: Any = info.context
         if unknown := [name for name in scales if name not in rules.loras]:
             offered = f"it offers {', '.join(rules.loras)}" if rules.loras else "it offers none: leave this out"
-            problem = f"this worker has no LoRA {unknown[0][:100]!r}: {offered}"
+            problem = f"this worker has no LoRA {told_name(unknown[0])!r}: {offered}"
             raise PydanticCustomError("lora", "{problem}", {"problem": problem})
         return scales
 

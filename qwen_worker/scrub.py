@@ -16,6 +16,8 @@ from urllib.parse import quote, quote_plus, unquote
 HIDDEN = "[hidden]"
 MIN_HIDDEN = 3  # shorter texts stand in every line by chance
 PART = 12  # so long a part of a hidden text is hidden too, in capitals or not
+MIN_WORD = 6  # so long a value of a query is hidden by itself: shorter ones are sizes and formats
+MOST_WORDS = 30  # of a query
 PIECE = PART // 2
 EDGE = 300  # what quotes a data: URL shows how it begins and ends
 
@@ -64,7 +66,13 @@ def secret_parts(url: str) -> tuple[str, ...]:
         data = url.partition(",")[2]
         return data[:EDGE], data[-EDGE:]
     found = _ORIGIN.match(url)
-    return (url[found.end() :], found[1] or "") if found else (url,)
+    if not found:
+        return (url,)
+    rest, login = url[found.end() :], found[1] or ""
+    query = rest.partition("?")[2].partition("#")[0].split("&")[:MOST_WORDS]
+    words = [*(pair.partition("=")[2] for pair in query), *login.split(":")]
+    # Longer ones are parts of the whole.
+    return rest, login, *(word for word in words if MIN_WORD <= len(word) < PART)
 
 
 @functools.lru_cache(maxsize=64)

@@ -330,7 +330,7 @@ def test_the_digest_tells_requests_apart() -> None:
 def test_problems_are_bounded() -> None:
     """However many fields are wrong, the answer has an ordinary size: of a crowd nothing is told but that it is one."""
     crowd = problems({f"{number}{'x' * 1000}": 1 for number in range(1000)})
-    many = problems({f"field {number}": 1 for number in range(150)})
+    many = problems({f"field_{number}": 1 for number in range(150)})
 
     assert len(json.dumps(crowd)) < 1_000
     assert len(many) == 20
@@ -545,6 +545,27 @@ def test_results_are_counted() -> None:
     assert set(problems({"image_url": URL, "prompt": "x", "num_images": 2, "upload_url": URL})) == {"upload_url"}
     seeds = [parse(seed=2**32 - 1, num_images=2).numbered(number).seed for number in range(2)]
     assert seeds == [2**32 - 1, 0]
+
+
+@pytest.mark.parametrize("made_up", ["https://a.b/c?token=hidden", "make me young", "x" * 41, "prompt\n", "Bär", ""])
+def test_what_is_no_name_is_not_told(made_up: str) -> None:
+    """A link, a key or a prompt may stand in the place of one, and an error is logged."""
+    base = {"prompt": "make it warm", "image_url": "https://a.b/c"}
+
+    assert problems({**base, made_up: 1}) == {"?": "is not a field of a request: leave it out"}
+    assert problems({**base, "lora": {made_up: 1}}) == {
+        "lora": "this worker has no LoRA '?': it offers none: leave this out"
+    }
+    assert set(problems({**base, "lora": {made_up: "x"}})) == {"lora.?"}
+
+
+@pytest.mark.parametrize("prompt", ["", " ", "...", ". . .\n"])
+@pytest.mark.parametrize("operation", ["edit", "background_replacement"])
+def test_a_prompt_says_something(prompt: str, operation: str) -> None:
+    """Dots at the end are taken off a background."""
+    said = {"operation": operation, "prompt": prompt, "image_url": "https://a.b/c"}
+
+    assert problems(said)["prompt"] == "must say what to change, or what to make"
 
 
 def test_a_lora_is_one_that_is_offered() -> None:

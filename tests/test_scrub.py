@@ -52,6 +52,14 @@ def test_what_is_quoted_again_is_hidden(text: str, quoted: Callable[[str], str])
     assert len(hidden) < 80
 
 
+@pytest.mark.parametrize("said", ["{'pw': 'hunter2', 'w': 10}", "password hunter2", "user sailor"])
+def test_a_short_password_in_an_address_is_hidden(said: str) -> None:
+    """By itself, and not what a size or a format is."""
+    parts = secret_parts("https://sailor:letmein@host/a?pw=hunter2&w=10")
+
+    assert without(said, parts) == said.replace("hunter2", "[hidden]").replace("sailor", "[hidden]")
+
+
 def test_each_part_of_a_text_is_hidden_wherever_it_begins() -> None:
     """And alone in its line."""
     text = "".join(chr(ord("a") + number * 7 % 26) for number in range(26)) + "0123456789"

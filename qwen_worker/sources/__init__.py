@@ -41,7 +41,7 @@ class Sources:
             data = decoded(url, self._fetcher.max_bytes)
             digest = _sha256(data)
             return Source(digest, data, digest, hit=self._cache.has(digest, len(data)))
-        # Of the bucket's copies too, none is of a host that the operator has closed since.
+        # The bucket may hold a copy from before the operator closed its host.
         self._fetcher.check(url)
         key = _sha256(url.encode())
         kept = self._cache.get(key)
