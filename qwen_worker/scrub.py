@@ -17,7 +17,7 @@ HIDDEN = "[hidden]"
 MIN_HIDDEN = 3  # shorter texts stand in every line by chance
 PART = 12  # so long a part of a hidden text is hidden too, in capitals or not
 MIN_WORD = 6  # so long a value of a query is hidden by itself: shorter ones are sizes and formats
-MOST_WORDS = 30  # of a query
+MOST_WORDS = 10  # of a query
 PIECE = PART // 2
 EDGE = 300  # what quotes a data: URL shows how it begins and ends
 
@@ -75,7 +75,7 @@ def secret_parts(url: str) -> tuple[str, ...]:
     return rest, login, *(word for word in words if MIN_WORD <= len(word) < PART)
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=128)
 def _forms(text: str) -> frozenset[str]:
     """The text as libraries write it."""
     raw = text.encode(errors="surrogatepass")
@@ -106,12 +106,12 @@ def _mark_parts(marks: bytearray, line: str, texts: Iterable[str]) -> None:
                 marks[begin:end] = bytes([1]) * (end - begin)
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=128)
 def _even_forms(text: str) -> frozenset[str]:
     return frozenset(_even(_low(form))[0] for form in _forms(text))
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=128)
 def _pieces(text: str) -> frozenset[str]:
     """Of each form's every PART letters in a row one piece at least: a line without any of them repeats no part."""
     return frozenset(
