@@ -91,11 +91,10 @@ class Fetcher:
                 self._session() as session,
                 session.send_exactly("GET", url, self.timeout_s, headers=HEADERS) as response,
             ):
-                locations = response.raw.headers.getlist("Location")
-                if not (300 <= response.status_code < 400 and locations):
-                    return self._body(response)
                 # Some say the same twice.
-                location = ", ".join(dict.fromkeys(locations))
+                location = ", ".join(dict.fromkeys(response.raw.headers.getlist("Location")))
+                if not (300 <= response.status_code < 400 and location):
+                    return self._body(response)
                 job_log.hide(location)
                 url = _next(url, location)
                 job_log.hide_address(url)

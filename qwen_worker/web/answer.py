@@ -19,7 +19,7 @@ from qwen_worker.deadlines import current
 
 MAX_HEADER_BYTES = 256 * 1024  # of all answers to one request, those before the last too; as much as Chrome takes
 
-# requests reads them, twice, although none is kept: of 65 KB a cookie it makes takes tens of MB and seconds.
+# requests reads them, twice, although none is kept: 250 KB of them can take 97 MB and two seconds.
 COOKIES = ("Set-Cookie", "Set-Cookie2")
 
 _LENGTH = re.compile(r"\s*[0-9]{1,18}\s*", re.ASCII)

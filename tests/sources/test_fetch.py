@@ -101,6 +101,16 @@ def test_three_redirects_are_followed(host: ImageHost) -> None:
     assert fetcher().fetch(host.url("/1")) == b"x"
 
 
+def test_a_redirect_to_nowhere_is_an_answer_without_a_picture(host: ImageHost) -> None:
+    """It is not asked again."""
+    host.replies["/1"] = Reply(status=302, headers={"Location": ""})
+    with pytest.raises(DownloadFailed) as caught:
+        fetcher().fetch(host.url("/1"))
+
+    assert caught.value.details == {"status": 302}
+    assert host.requests == ["/1"]
+
+
 def test_a_redirect_to_bytes_that_are_no_text_is_followed(host: ImageHost) -> None:
     """As browsers do."""
     host.replies["/1"] = Reply(status=302, headers={"Location": "/caf\xe9.jpg?a=%7E"})
