@@ -108,7 +108,7 @@ def build_bucket(settings: Settings) -> Bucket:
         region=settings.s3_region,
         secure=settings.s3_secure,
         prefix=settings.s3_object_prefix,
-        timeout_s=settings.timeout_seconds,
+        timeout_s=settings.storage_timeout_seconds,
         expires_s=settings.presign_expiry,
         ca_file=settings.ca_file,
     )

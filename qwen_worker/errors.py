@@ -20,11 +20,19 @@ class WorkerError(Exception):
     retryable_by_default: ClassVar[bool] = False
 
     def __init__(
-        self, message: str, *, retryable: bool | None = None, refresh_worker: bool = False, **details: Any
+        self,
+        message: str,
+        *,
+        retryable: bool | None = None,
+        attempts: int = 1,
+        refresh_worker: bool = False,
+        **details: Any,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.retryable = self.retryable_by_default if retryable is None else retryable
+        #: How often the worker itself tried what failed.
+        self.attempts = attempts
         #: The process can no longer be trusted with another job: RunPod should replace it.
         self.refresh_worker = refresh_worker
         #: JSON values for the caller: never a secret, a path or a traceback.

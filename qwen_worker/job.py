@@ -133,7 +133,12 @@ class Jobs:
         _log_failure(error, watch)
         if not results:
             self._jobs[error.type] += 1
-            details = {**error.details, "stage": watch.stage, "retryable": error.retryable}
+            details = {
+                **error.details,
+                "stage": watch.stage,
+                "retryable": error.retryable,
+                "attempts": error.attempts,
+            }
             body = {"status": "error", "error": {"type": error.type, "message": error.message, "details": details}}
             return Answer(body, refresh_worker=error.refresh_worker)
         warning = (
@@ -184,6 +189,8 @@ def _log_failure(error: WorkerError, watch: Stopwatch) -> None:
             "type": error.type,
             "reason": error.message,
             "stage": watch.stage,
+            "retryable": error.retryable,
+            "attempts": error.attempts,
             "timings_ms": watch.milliseconds(),
         },
         exc_info=error if error.__cause__ else None,

@@ -151,10 +151,24 @@ class Settings(BaseSettings):
         le=60,
     )
     timeout_seconds: float = Field(
-        120, description="total time of one download or one storage operation in seconds", gt=0, le=3600
+        120, description="total time of one download, or of one upload to `upload_url`, in seconds", gt=0, le=3600
+    )
+    storage_timeout_seconds: float = Field(
+        10,
+        description="total time of one operation on the bucket in seconds, tries and pauses included; a result that is "
+        "written or read has a second more for each 4 MB",
+        gt=0,
+        le=600,
     )
     inference_timeout_seconds: float = Field(
         300, description="time of one edit on the GPU in seconds, checked after each step", gt=0, le=86400
+    )
+    execution_timeout_seconds: float = Field(
+        600,
+        description="RunPod's execution timeout of this endpoint in seconds, from when a job is taken: each job is "
+        "answered 30 s before it at the latest, and the deadlines above must fit into what is left",
+        gt=30,
+        le=604800,
     )
     max_inference_steps: int = Field(50, description="more steps than this are clamped, with a warning", ge=2)
     max_output_pixels: int = Field(

@@ -165,7 +165,9 @@ def reading_cache() -> Iterator[None]:
     try:
         yield
     except StorageError as error:
-        raise CacheReadFailed(error.message, retryable=error.retryable, **error.details) from error
+        raise CacheReadFailed(
+            error.message, retryable=error.retryable, attempts=error.attempts, **error.details
+        ) from error
 
 
 def _code(error: Exception) -> str:

@@ -217,7 +217,7 @@ def test_a_source_that_is_no_picture_is_not_kept(jobs: Jobs, host: ImageHost) ->
         error = error_of(answer(jobs, said(url)))
         assert (error["type"], error["details"]) == (
             "BadInput",
-            {"picture": "the source", "stage": "decode", "retryable": False},
+            {"picture": "the source", "stage": "decode", "retryable": False, "attempts": 1},
         )
 
     assert host.requests == ["/page", "/page"]
@@ -240,7 +240,13 @@ def test_a_failed_download_says_why(jobs: Jobs, host: ImageHost) -> None:
     error = error_of(answer(jobs, said(host.url("/missing.png"))))
 
     assert error["type"] == "DownloadFailed"
-    assert error["details"] == {"status": 404, "picture": "the source", "stage": "fetch", "retryable": False}
+    assert error["details"] == {
+        "status": 404,
+        "picture": "the source",
+        "stage": "fetch",
+        "retryable": False,
+        "attempts": 1,
+    }
 
 
 def test_a_failing_device_asks_for_another_worker(jobs: Jobs, host: ImageHost, editor: Editor) -> None:
@@ -288,7 +294,7 @@ def test_what_nobody_foresaw_is_typed_by_its_stage(
     assert error == {
         "type": "ModelError",
         "message": "internal error: the worker's log says more, under this job's id",
-        "details": {"stage": "edit", "retryable": False},
+        "details": {"stage": "edit", "retryable": False, "attempts": 1},
     }
     assert "secret detail" in caplog.text
     assert set(UNFORESEEN) == set(STAGES)
@@ -572,13 +578,13 @@ def test_sources_over_tls_trust_the_same_authority(
 def test_the_time_limit_reaches_source_and_bucket(
     tiny: Path, shared_bucket: LocalBucket, host: ImageHost, editor: Editor
 ) -> None:
-    """TIMEOUT_SECONDS for each."""
+    """TIMEOUT_SECONDS and STORAGE_TIMEOUT_SECONDS."""
 
     def silent(_: Any) -> None:
         time.sleep(3)
 
     host.replies["/a.png"] = Reply(script=silent)
-    quick = {"TIMEOUT_SECONDS": "0.5"}
+    quick = {"TIMEOUT_SECONDS": "0.5", "STORAGE_TIMEOUT_SECONDS": "0.5"}
     of_source = answer(assemble(settings_of(tiny, shared_bucket, **quick), editor), said(host.url("/a.png")))
     with socket.create_server(("127.0.0.1", 0)) as server:
         nobody = {**quick, "S3_ENDPOINT": f"127.0.0.1:{server.getsockname()[1]}"}

@@ -29,7 +29,7 @@ from qwen_worker.job import Answer, Jobs
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 SECRETS = tuple(CANARY[place] for place in ("access key", "secret key", "hub token", "job api key"))
-QUICK = {"TIMEOUT_SECONDS": "0.5", "INFERENCE_TIMEOUT_SECONDS": "0.001"}
+QUICK = {"TIMEOUT_SECONDS": "0.5", "STORAGE_TIMEOUT_SECONDS": "0.5", "INFERENCE_TIMEOUT_SECONDS": "0.001"}
 
 
 class _Everything(dict[str, Reply]):

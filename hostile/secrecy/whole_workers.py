@@ -31,7 +31,14 @@ SAMPLE = (
 def workers(model: Path) -> Iterator[Outcome]:
     """A sample of the faults through the real loop; then everything that was said by anybody is looked at."""
     for ours, runpods in LEVELS:
-        more = {**PRIVATE, "LOG_LEVEL": ours, "RUNPOD_LOG_LEVEL": runpods, "WARMUP": "0", "TIMEOUT_SECONDS": "5"}
+        more = {
+            **PRIVATE,
+            "LOG_LEVEL": ours,
+            "RUNPOD_LOG_LEVEL": runpods,
+            "WARMUP": "0",
+            "TIMEOUT_SECONDS": "5",
+            "STORAGE_TIMEOUT_SECONDS": "5",
+        }
         with tempfile.TemporaryDirectory() as folder, Stack(Path(folder), model=model, more=more) as stack:
             for number, fault in enumerate(fault for fault in faults() if fault.name in SAMPLE):
                 begin = time.perf_counter()

@@ -9,7 +9,13 @@ from local import copy_model
 from local.stack import Stack
 
 # The harshest for secrets: everything is logged, by us and by the SDK.
-LOUD = {"LOG_LEVEL": "DEBUG", "RUNPOD_LOG_LEVEL": "DEBUG", "INFERENCE_TIMEOUT_SECONDS": "10", "TIMEOUT_SECONDS": "5"}
+LOUD = {
+    "LOG_LEVEL": "DEBUG",
+    "RUNPOD_LOG_LEVEL": "DEBUG",
+    "INFERENCE_TIMEOUT_SECONDS": "10",
+    "TIMEOUT_SECONDS": "5",
+    "STORAGE_TIMEOUT_SECONDS": "5",
+}
 
 
 @pytest.fixture(scope="module")

@@ -52,7 +52,7 @@ def error_of(job: dict[str, Any]) -> dict[str, Any]:
     assert isinstance(job["error"], str)
     error: dict[str, Any] = json.loads(job["error"])
     assert set(error) == {"type", "message", "details"}
-    assert {"stage", "retryable"} <= set(error["details"])
+    assert {"stage", "retryable", "attempts"} <= set(error["details"])
     return error
 
 
