@@ -55,7 +55,7 @@ def assemble(settings: Settings, editor: Editor) -> Jobs:
         max_output_pixels=settings.max_output_pixels,
     )
     rules = build_rules(settings)
-    return Jobs(service, rules, functools.partial(about, settings, editor, rules, made_with))
+    return Jobs(service, rules, functools.partial(about, settings, editor, rules, made_with), settings.budget)
 
 
 def build_rules(settings: Settings) -> Rules:

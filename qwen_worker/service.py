@@ -14,7 +14,8 @@ from weakref import WeakValueDictionary
 from PIL import Image
 
 from qwen_worker.archive import Archive, Finished
-from qwen_worker.errors import StorageError
+from qwen_worker.deadlines import cut_when_cancelled
+from qwen_worker.errors import ModelError, StorageError
 from qwen_worker.images.encode import encode, largest
 from qwen_worker.images.geometry import plan
 from qwen_worker.inline import check_answer
@@ -53,8 +54,13 @@ class Editor(Protocol):
         mask: Image.Image | None,
         cancelled: threading.Event,
         told: Callable[[int, int], None],
+        left_s: float,
     ) -> Image.Image:
-        """Make the picture; tells the passes done and those in all; raises ModelError."""
+        """Make the picture in the seconds left; tells the passes done and those in all; raises ModelError."""
+
+
+class _UnfitError(Exception):
+    """An edit before this one has shown that there can be no more."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,7 @@ class Service:
         self._io = io
         self._gpu = gpu
         self._max_output_pixels = max_output_pixels
+        self._unfit = False  # the model's device, or this process, can do no more edits
         self._running: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def presign(self, object_key: str) -> Link:
@@ -133,8 +140,8 @@ class Service:
                     deliver(self._result(request, done, cache, watch))
         if request.upload_url:
             # A single result; and nobody who asks for the same waits for the caller's host.
-            watch.begin("upload")
-            told = await self._upload(request.upload_url, done)
+            watch.begin("upload", self._uploader.timeout_s)
+            told = await self._upload(request.upload_url, done, watch)
             deliver(self._result(request, done, cache, watch, uploaded=not told, warnings=told))
 
     def _digest(self, request: ImageRequest, sources: Sequence[Source]) -> str:
@@ -229,8 +236,19 @@ class Service:
         canvas = prepared.plan.target.canvas
 
         def edit() -> Image.Image:
+            if self._unfit:
+                raise _UnfitError
+            left_s = watch.left
+            if left_s <= 0:
+                raise ModelError("the worker was busy for too long: try again", retryable=True)
             watch.begin("edit")
-            return self._editor.edit(request, canvas, prepared.references, prepared.cells, cancelled, watch.step)
+            try:
+                references, cells = prepared.references, prepared.cells
+                return self._editor.edit(request, canvas, references, cells, cancelled, watch.step, left_s)
+            except ModelError as error:
+                # Here, in the one thread of the model: the next job's turn comes at once.
+                self._unfit = error.refresh_worker
+                raise
 
         watch.begin("queue")
         if prepared.is_empty:
@@ -239,6 +257,9 @@ class Service:
             return prepared.references[0]
         try:
             return await off(self._gpu, edit)
+        except _UnfitError:
+            # Without an answer the platform gives the job to another worker.
+            raise asyncio.CancelledError from None
         finally:
             # A job that was stopped must not keep the GPU from the next one.
             cancelled.set()
@@ -268,11 +289,16 @@ class Service:
             meta=said.model_copy(update=changes),
         )
 
-    async def _upload(self, url: str, done: Done) -> list[str]:
+    async def _upload(self, url: str, done: Done, watch: Stopwatch) -> list[str]:
         """Warnings. The result is in the bucket: that it did not arrive elsewhere too is said, and loses nothing."""
         try:
-            await off(self._io, self._uploader.put, url, done.data, done.finished.content_type)
+            with cut_when_cancelled():
+                async with asyncio.timeout(watch.left):
+                    await off(self._io, self._uploader.put, url, done.data, done.finished.content_type)
         except StorageError as error:
             log.warning("result was not uploaded", extra={"reason": error.message}, exc_info=error)
             return [error.message]
+        except TimeoutError:
+            log.warning("result was not uploaded: the job's time was up")
+            return ["upload_url: the job's time was up"]
         return []
