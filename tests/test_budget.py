@@ -12,6 +12,13 @@ DEFAULTS = {"storage_s": 10.0, "download_s": 120.0, "decode_s": 12.0, "inference
 NEVER = 60.0
 
 
+async def asleep(clock: Clock, *stages: str) -> None:
+    async with clock:
+        for stage in stages:
+            clock.begin(stage)
+        await asyncio.sleep(NEVER)
+
+
 def test_the_defaults_fit_into_runpods_own() -> None:
     """With half a minute left."""
     budget = Budget.of(**DEFAULTS, execution_s=600)
@@ -33,10 +40,7 @@ def test_a_stage_ends_and_tells_how_long_it_had() -> None:
         clock = Clock(Budget({"fetch": 0.1, "edit": NEVER}, NEVER))
         begin = time.monotonic()
         with pytest.raises(TimeoutError):
-            async with clock:
-                clock.begin("edit")
-                clock.begin("fetch")
-                await asyncio.sleep(NEVER)
+            await asleep(clock, "edit", "fetch")
         assert clock.has_ended
         assert clock.seconds == pytest.approx(0.1)
         return time.monotonic() - begin
@@ -71,9 +75,7 @@ def test_the_job_has_an_end_whatever_its_stages_may() -> None:
     async def run() -> Clock:
         clock = Clock(Budget({"edit": NEVER, "upload": 5}, 0.2))
         with pytest.raises(TimeoutError):
-            async with clock:
-                clock.begin("edit")
-                await asyncio.sleep(NEVER)
+            await asleep(clock, "edit")
         return clock
 
     clock = asyncio.run(run())

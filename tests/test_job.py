@@ -251,7 +251,7 @@ def test_a_failed_download_says_why(jobs: Jobs, host: ImageHost) -> None:
 
 
 def test_a_failing_device_asks_for_another_worker(jobs: Jobs, host: ImageHost, editor: Editor) -> None:
-    """The answer is the caller's, the wish is RunPod's. No other job reaches the device, or gets an answer from here."""
+    """The answer is the caller's, the wish is RunPod's. No other job reaches the device, or gets an answer here."""
     runs: list[int] = []
 
     def fail(*_: Any) -> None:

@@ -269,7 +269,7 @@ def test_a_failure_at_the_third_delivers_two(
     assert str(error) in caplog.text
     assert [result["meta"]["reused"] for result in rest] == [True, True, False, False]
     assert [result["meta"]["warnings"] for result in rest] == [[]] * 4
-    assert worker.passes == 2 * STEPS
+    assert other.passes == 2 * STEPS
 
 
 def test_a_failure_at_the_first_is_an_error(worker: Worker, request_: dict[str, Any], editor: Editor) -> None:
