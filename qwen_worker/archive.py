@@ -39,12 +39,16 @@ class Finished(BaseModel):
 
 
 class Manifest(BaseModel):
-    """The finished pictures of one request by their numbers, and the versions of all that made them."""
+    """The finished pictures of one request by their numbers, and the versions of all that made them.
+
+    `started` is how often a worker began to make some and was not heard of again.
+    """
 
     model_config = Frozen
 
     versions: dict[str, str]
     finished: dict[int, Finished]
+    started: int = 0
 
 
 @dataclass(frozen=True)
@@ -59,8 +63,8 @@ class Archive:
     bucket: Bucket
     versions: Mapping[str, str]
 
-    def find(self, digest: str) -> dict[int, Finished]:
-        """The finished pictures of a request by their numbers: those that are still there as they were written.
+    def find(self, digest: str) -> Manifest:
+        """The manifest of a request, with those of its pictures that are still there as they were written.
 
         Raises:
             CacheReadFailed: the bucket could not be read.
@@ -68,13 +72,22 @@ class Archive:
         with reading_cache():
             stored = self.bucket.get(_manifest_key(digest))
             if stored is None:
-                return {}
+                return self._manifest({})
             try:
-                finished = Manifest.model_validate_json(stored.data).finished
+                found = Manifest.model_validate_json(stored.data)
             except ValidationError:
                 log.warning("manifest is damaged", extra={"object_key": _manifest_key(digest)})
-                return {}
-            return {number: one for number, one in finished.items() if self._is_there(digest, one)}
+                return self._manifest({})
+            there = {number: one for number, one in found.finished.items() if self._is_there(digest, one)}
+            return found.model_copy(update={"finished": there})
+
+    def begin(self, digest: str, known: Manifest) -> None:
+        """Note in the manifest that the making of pictures begins; what writes it next takes the note away.
+
+        Raises:
+            StorageError: the bucket could not be written: the pictures could not be stored either.
+        """
+        self._write(digest, self._manifest(known.finished, known.started + 1))
 
     def store(self, digest: str, job_id: str, number: int, encoded: Encoded) -> str:
         """Write a picture, make sure that it is there, and return its key.
@@ -89,11 +102,16 @@ class Archive:
             raise StorageError("the bucket does not have what it acknowledged: try again")
         return key
 
-    def remember(self, digest: str, finished: Mapping[int, Finished]) -> None:
-        """Write the manifest; a failure is logged, since the pictures are there."""
-        said = Manifest(versions=dict(self.versions), finished=dict(sorted(finished.items())))
+    def remember(self, digest: str, finished: Mapping[int, Finished], started: int = 0) -> None:
+        """Write the manifest; a failure is logged, since the pictures are there.
+
+        Args:
+            digest: of the request.
+            finished: its pictures.
+            started: how often they were begun, if there are more to come.
+        """
         try:
-            self.bucket.put(_manifest_key(digest), said.model_dump_json(by_alias=True).encode(), "application/json")
+            self._write(digest, self._manifest(finished, started))
         except StorageError as error:
             reason = {"object_key": _manifest_key(digest), "reason": error.message}
             log.warning("manifest could not be written", extra=reason)
@@ -138,6 +156,12 @@ class Archive:
         if found is None:
             raise _no_key("is not there (any more): send the request again that made it")
         return self.link(key, found.content_type)
+
+    def _manifest(self, finished: Mapping[int, Finished], started: int = 0) -> Manifest:
+        return Manifest(versions=dict(self.versions), finished=dict(sorted(finished.items())), started=started)
+
+    def _write(self, digest: str, said: Manifest) -> None:
+        self.bucket.put(_manifest_key(digest), said.model_dump_json(by_alias=True).encode(), "application/json")
 
     def _is_there(self, digest: str, one: Finished) -> bool:
         if not (RESULT_KEY.fullmatch(one.key) and one.key.startswith(f"results/{digest}/")):

@@ -9,6 +9,7 @@ from typing import Any
 from qwen_worker.archive import Archive
 from qwen_worker.family import TEXT_TO_IMAGE_SIZE
 from qwen_worker.images.decoder import Decoder, Limits
+from qwen_worker.intake import Intake
 from qwen_worker.job import Jobs
 from qwen_worker.model.device import device
 from qwen_worker.model.edit import Editor
@@ -43,6 +44,7 @@ def build(settings: Settings) -> Jobs:
 def assemble(settings: Settings, editor: Editor) -> Jobs:
     """Put a worker together around a loaded model."""
     bucket, made_with = build_bucket(settings), versions()
+    intake = Intake()
     # For each job on its way: fetch its pictures, the mask too, and keep those of the job before.
     io = ThreadPoolExecutor(2 * (MAX_IMAGES + 1) * (1 + settings.prefetch), thread_name_prefix="io")
     service = Service(
@@ -53,9 +55,11 @@ def assemble(settings: Settings, editor: Editor) -> Jobs:
         io=io,
         gpu=ThreadPoolExecutor(1, thread_name_prefix="gpu"),
         max_output_pixels=settings.max_output_pixels,
+        intake=intake,
     )
     rules = build_rules(settings)
-    return Jobs(service, rules, functools.partial(about, settings, editor, rules, made_with), settings.budget)
+    tell = functools.partial(about, settings, editor, rules, made_with)
+    return Jobs(service, rules, tell, budget=settings.budget, intake=intake)
 
 
 def build_rules(settings: Settings) -> Rules:

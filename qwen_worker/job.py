@@ -13,6 +13,7 @@ from qwen_worker import log as job_log
 from qwen_worker.budget import ENDLESS, Budget, Clock
 from qwen_worker.deadlines import cut_when_cancelled
 from qwen_worker.errors import BadInput, CacheReadFailed, DownloadFailed, ModelError, StorageError, WorkerError
+from qwen_worker.intake import Intake
 from qwen_worker.request import parse
 from qwen_worker.result import ImageResult
 from qwen_worker.schema import MAX_IMAGES, MAX_URL_LENGTH, HealthInput, PresignInput, Rules, is_data
@@ -70,11 +71,19 @@ class Jobs:
         rules: of requests.
         about: what `health` tells besides uptime and counts.
         budget: the time of a job.
+        intake: whether jobs are to be brought.
     """
 
     def __init__(
-        self, service: Service, rules: Rules, about: Callable[[], dict[str, Any]], budget: Budget = ENDLESS
+        self,
+        service: Service,
+        rules: Rules,
+        about: Callable[[], dict[str, Any]],
+        *,
+        budget: Budget = ENDLESS,
+        intake: Intake | None = None,
     ) -> None:
+        self.intake = intake or Intake()
         self._service = service
         self._rules = rules
         self._about = about

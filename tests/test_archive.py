@@ -48,8 +48,8 @@ def test_what_was_remembered_is_found(archive: Archive, own_bucket: LocalBucket)
     archive.remember(DIGEST, {0: finished(one), 2: finished(other)})
     manifest = json.loads(own_bucket.client.get_object(BUCKET, MANIFEST).read())
 
-    assert archive.find(DIGEST) == {0: finished(one), 2: finished(other)}
-    assert archive.find("e" * 64) == {}
+    assert archive.find(DIGEST).finished == {0: finished(one), 2: finished(other)}
+    assert archive.find("e" * 64).finished == {}
     assert manifest["versions"] == {"torch": "2"}
     assert manifest["finished"]["2"]["meta"] == finished(other).model_dump(mode="json", by_alias=True)["meta"]
     assert archive.read(finished(one)) == b"picture"
@@ -77,7 +77,7 @@ def test_what_is_gone_or_changed_is_not_found(
     else:
         own_bucket.client.put_object(BUCKET, target, io.BytesIO(data), len(data))
 
-    assert archive.find(DIGEST) == {}
+    assert archive.find(DIGEST).finished == {}
 
 
 def test_a_damaged_file_is_not_read(archive: Archive, own_bucket: LocalBucket) -> None:
@@ -87,7 +87,7 @@ def test_a_damaged_file_is_not_read(archive: Archive, own_bucket: LocalBucket) -
     own_bucket.client.put_object(BUCKET, f"test/{key}", io.BytesIO(b"erutcip"), 7, metadata=dict(digest))
     archive.remember(DIGEST, {0: finished(key)})
 
-    assert archive.find(DIGEST)
+    assert archive.find(DIGEST).finished
     assert archive.read(finished(key)) is None
 
 
@@ -99,7 +99,7 @@ def test_a_manifest_names_only_results_of_its_request(archive: Archive, key: str
     archive.bucket.put(key, b"picture", "image/png")
     archive.remember(DIGEST, {0: finished(key)})
 
-    assert archive.find(DIGEST) == {}
+    assert archive.find(DIGEST).finished == {}
 
 
 @pytest.mark.slow
