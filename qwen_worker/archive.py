@@ -25,6 +25,7 @@ from qwen_worker.storage import Bucket, reading_cache
 log = logging.getLogger(__name__)
 
 RESULT_KEY = re.compile(r"results/[0-9a-f]{64}/[A-Za-z0-9_-]{1,150}\.(png|jpg|webp)")
+MAX_MANIFEST_BYTES = 1_000_000
 
 
 class Finished(BaseModel):
@@ -66,12 +67,14 @@ class Archive:
             CacheReadFailed: the bucket could not be read.
         """
         with reading_cache():
-            stored = self.bucket.get(_manifest_key(digest))
+            stored = self.bucket.get(_manifest_key(digest), MAX_MANIFEST_BYTES)
             if stored is None:
                 return {}
             try:
-                finished = Manifest.model_validate_json(stored.data).finished
+                finished = Manifest.model_validate_json(stored.data).finished if stored.intact else None
             except ValidationError:
+                finished = None
+            if finished is None:
                 log.warning("manifest is damaged", extra={"object_key": _manifest_key(digest)})
                 return {}
             return {number: one for number, one in finished.items() if self._is_there(digest, one)}
@@ -83,10 +86,7 @@ class Archive:
             StorageError: the bucket could not be written, or does not have what was written.
         """
         key = object_key(digest, job_id, number, encoded.extension)
-        self.bucket.put(key, encoded.data, encoded.content_type)
-        found = self.bucket.stat(key)
-        if found is None or (found.size, found.sha256) != (len(encoded.data), encoded.sha256):
-            raise StorageError("the bucket does not have what it acknowledged: try again")
+        self.bucket.put(key, encoded.data, encoded.content_type, proven=True)
         return key
 
     def remember(self, digest: str, finished: Mapping[int, Finished]) -> None:
@@ -105,7 +105,7 @@ class Archive:
             CacheReadFailed: the bucket could not be read.
         """
         with reading_cache():
-            stored = self.bucket.get(finished.key)
+            stored = self.bucket.get(finished.key, finished.size, known=True)
         return stored.data if stored and stored.intact else None
 
     def link(self, key: str, content_type: str) -> Link:

@@ -421,7 +421,7 @@ def test_a_source_that_cannot_be_kept_costs_no_job(
     bucket = build_bucket(settings)
     sources = Forgetful(
         Fetcher(max_bytes=10**6, timeout_s=5, private=settings.allowed_private_networks, ports=settings.ports),
-        SourceCache(bucket),
+        SourceCache(bucket, 10**6),
     )
     io, gpu = ThreadPoolExecutor(2), ThreadPoolExecutor(1)
     originals, archive = Originals(sources, decoder(limits(settings)), io), Archive(bucket, {})
