@@ -8,6 +8,7 @@ the picture, is the only key that is written again: of two workers that do so at
 its picture is at worst made once more.
 """
 
+import contextlib
 import hashlib
 import logging
 import re
@@ -25,6 +26,7 @@ from qwen_worker.storage import Bucket, reading_cache
 log = logging.getLogger(__name__)
 
 RESULT_KEY = re.compile(r"results/[0-9a-f]{64}/[A-Za-z0-9_-]{1,150}\.(png|jpg|webp)")
+MAX_MANIFEST_BYTES = 1_000_000
 
 
 class Finished(BaseModel):
@@ -70,12 +72,14 @@ class Archive:
             CacheReadFailed: the bucket could not be read.
         """
         with reading_cache():
-            stored = self.bucket.get(_manifest_key(digest))
+            stored = self.bucket.get(_manifest_key(digest), MAX_MANIFEST_BYTES)
             if stored is None:
                 return self._manifest({})
             try:
-                found = Manifest.model_validate_json(stored.data)
+                found = Manifest.model_validate_json(stored.data) if stored.intact else None
             except ValidationError:
+                found = None
+            if found is None:
                 log.warning("manifest is damaged", extra={"object_key": _manifest_key(digest)})
                 return self._manifest({})
             there = {number: one for number, one in found.finished.items() if self._is_there(digest, one)}
@@ -96,10 +100,7 @@ class Archive:
             StorageError: the bucket could not be written, or does not have what was written.
         """
         key = object_key(digest, job_id, number, encoded.extension)
-        self.bucket.put(key, encoded.data, encoded.content_type)
-        found = self.bucket.stat(key)
-        if found is None or (found.size, found.sha256) != (len(encoded.data), encoded.sha256):
-            raise StorageError("the bucket does not have what it acknowledged: try again")
+        self.bucket.put(key, encoded.data, encoded.content_type, proven=True)
         return key
 
     def remember(self, digest: str, finished: Mapping[int, Finished], started: int = 0) -> None:
@@ -116,6 +117,15 @@ class Archive:
             reason = {"object_key": _manifest_key(digest), "reason": error.message}
             log.warning("manifest could not be written", extra=reason)
 
+    def settle(self, digest: str, finished: Mapping[int, Finished]) -> None:
+        """Take the note of `begin` away after a failure: the manifest too, if there is nothing else in it."""
+        with contextlib.suppress(StorageError):
+            if not finished:
+                self.bucket.delete(_manifest_key(digest))
+                return
+        # Not everybody who may write may delete.
+        self.remember(digest, finished)
+
     def read(self, finished: Finished) -> bytes | None:
         """The file of a picture, or None if it is not what was written.
 
@@ -123,7 +133,7 @@ class Archive:
             CacheReadFailed: the bucket could not be read.
         """
         with reading_cache():
-            stored = self.bucket.get(finished.key)
+            stored = self.bucket.get(finished.key, finished.size, known=True)
         return stored.data if stored and stored.intact else None
 
     def link(self, key: str, content_type: str) -> Link:

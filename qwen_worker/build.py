@@ -129,7 +129,7 @@ def build_sources(settings: Settings, bucket: Bucket) -> Sources:
         hosts=settings.hosts,
         max_redirects=settings.max_redirects,
     )
-    return Sources(fetcher, SourceCache(bucket))
+    return Sources(fetcher, SourceCache(bucket, settings.max_image_bytes))
 
 
 def limits(settings: Settings) -> Limits:

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import contextlib
+import contextvars
 import json
 import logging
 import threading
@@ -17,7 +18,7 @@ from PIL import Image
 from qwen_worker.archive import Archive, Finished, Manifest
 from qwen_worker.company import Company, Member
 from qwen_worker.deadlines import cut_when_cancelled
-from qwen_worker.errors import ModelError, StorageError, WorkerError
+from qwen_worker.errors import ModelError, StorageError
 from qwen_worker.images.encode import encode, largest
 from qwen_worker.images.geometry import plan
 from qwen_worker.inline import check_answer
@@ -214,7 +215,6 @@ class Service:
 
     async def _made(self, work: _Work, prepared: Prepared, known: Manifest, found: Mapping[int, Done]) -> Done:
         """Make what was not found. Should the process end meanwhile, the manifest says that it was at it."""
-        work.watch.begin("upload")
         await off(self._io, self._archive.begin, work.digest, known)
         finished = dict(known.finished)
         try:
@@ -229,12 +229,11 @@ class Service:
                     started = known.started + 1 if number + 1 < work.request.num_images else 0
                     await off(self._io, self._archive.remember, work.digest, finished, started)
                 work.finish(done)
-        except WorkerError as error:
-            if not error.refresh_worker:
-                await off(self._io, self._archive.remember, work.digest, finished)
-            raise
-        except asyncio.CancelledError:
-            self._io.submit(self._archive.remember, work.digest, finished)
+        except BaseException as error:
+            if not getattr(error, "refresh_worker", False):
+                # The process goes on, so it was not the job that ended it. No answer waits for this.
+                context = contextvars.copy_context()
+                self._io.submit(context.run, self._archive.settle, work.digest, finished)
             raise
         return done
 

@@ -34,12 +34,12 @@ def test_what_was_put_can_be_got(bucket: Bucket, shared_bucket: LocalBucket, siz
 
     assert etag == hashlib.md5(b"x" * size, usedforsecurity=False).hexdigest()  # of one part; else it ends in -2
     assert bucket.stat(f"size/{size}") == Stat(size, hashlib.sha256(b"x" * size).hexdigest(), "image/png")
-    assert bucket.get(f"size/{size}") == Stored(b"x" * size, intact=True)
+    assert bucket.get(f"size/{size}", size, known=True) == Stored(b"x" * size, intact=True)
 
 
 def test_a_missing_object_is_none(bucket: Bucket) -> None:
     """Not an error."""
-    assert bucket.get("nothing/here") is None
+    assert bucket.get("nothing/here", 1) is None
     assert bucket.stat("nothing/here") is None
 
 
@@ -143,9 +143,9 @@ def xml(status: str, body: bytes) -> bytes:
 def test_every_fault_is_one_error(raw: RawServer) -> None:
     """minio-py alone raises five families of them."""
     with pytest.raises(StorageError):
-        bucket_at(raw.host, 5).get("a")
+        bucket_at(raw.host, 5).get("a", 10**6)
 
-    assert 1 <= raw.requests <= 4
+    assert 1 <= raw.requests <= 3
 
 
 SLOW_DOWN = xml("503 Slow Down", b"<Error><Code>SlowDown</Code><Message>later</Message></Error>")
@@ -167,7 +167,7 @@ def test_what_the_server_refuses_for_good_is_not_worth_another_try(status: str, 
     """Its status says so, whatever its code is called."""
     server = RawServer(xml(status, f"<Error><Code>{code}</Code></Error>".encode()))
     with pytest.raises(StorageError) as caught:
-        bucket_at(server.host, 5).get("a")
+        bucket_at(server.host, 5).get("a", 10**6)
     server.close()
 
     assert (caught.value.details["code"], caught.value.retryable) == (code, retryable)
@@ -177,27 +177,27 @@ def test_what_the_server_refuses_for_good_is_not_worth_another_try(status: str, 
 def test_an_unreachable_bucket_is_told_by_its_cause() -> None:
     """A typing error and a closed port look different."""
     with pytest.raises(StorageError, match="NewConnectionError"):
-        bucket_at(f"127.0.0.1:{children.free_port()}", 5).get("a")
+        bucket_at(f"127.0.0.1:{children.free_port()}", 5).get("a", 10**6)
     with pytest.raises(StorageError, match="NameResolutionError"):
-        bucket_at("bucket.invalid", 5).get("a")
+        bucket_at("bucket.invalid", 5).get("a", 10**6)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("raw", [SLOW_DOWN], indirect=True)
-def test_an_overloaded_bucket_is_asked_four_times(raw: RawServer) -> None:
+def test_an_overloaded_bucket_is_asked_three_times(raw: RawServer) -> None:
     """And then its own code is told."""
     with pytest.raises(StorageError) as caught:
-        bucket_at(raw.host, 5).get("a")
+        bucket_at(raw.host, 5).get("a", 10**6)
 
     assert (caught.value.details["code"], caught.value.retryable) == ("SlowDown", True)
-    assert raw.requests == 4
+    assert raw.requests == 3
 
 
 def test_a_bucket_that_recovers_is_no_error() -> None:
     """Two refusals, then the object."""
     good = b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\nContent-Length: 1\r\n\r\nx"
     server = RawServer(SLOW_DOWN, SLOW_DOWN, good)
-    found = bucket_at(server.host, 5).get("a")
+    found = bucket_at(server.host, 5).get("a", 10**6)
     server.close()
 
     assert found is not None
@@ -211,7 +211,7 @@ def test_a_redirect_is_not_followed() -> None:
     location = f"Location: http://{other.host}/\r\n"
     server = RawServer(f"HTTP/1.1 307 X\r\n{location}Content-Length: 0\r\n\r\n".encode())
     with pytest.raises(StorageError):
-        bucket_at(server.host, 5).get("a")
+        bucket_at(server.host, 5).get("a", 10**6)
     server.close()
     other.close()
 
@@ -234,10 +234,10 @@ def test_the_deadline_holds_whatever_the_server_drips(answer: bytes, *, kept: bo
     server = RawServer(*before, answer, drip=b"x")
     bucket = bucket_at(server.host, 0.5)
     for _ in before:
-        bucket.get("a")
+        bucket.get("a", 10**6)
     begin = time.monotonic()
     with pytest.raises(StorageError, match=r"longer than 0\.5 s"):
-        bucket.get("a")
+        bucket.get("a", 10**6)
     server.close()
 
     assert time.monotonic() - begin < 5
@@ -255,7 +255,7 @@ def test_the_deadline_holds_over_all_tries(answer: bytes, timeout_s: float) -> N
     server = RawServer(answer)
     begin = time.monotonic()
     with pytest.raises(StorageError):
-        bucket_at(server.host, timeout_s).get("a")
+        bucket_at(server.host, timeout_s).get("a", 10**6)
     server.close()
 
     assert time.monotonic() - begin < timeout_s + 4
@@ -271,7 +271,7 @@ def test_the_deadline_holds_while_nobody_answers() -> None:
             waiting.connect_ex((host, port))
         begin = time.monotonic()
         with pytest.raises(StorageError, match="longer than 1 s"):
-            bucket_at(f"{host}:{port}", 1).get("a")
+            bucket_at(f"{host}:{port}", 1).get("a", 10**6)
 
         assert time.monotonic() - begin < 5
 
@@ -283,11 +283,11 @@ def test_it_works_over_tls(shared_bucket: LocalBucket, authority: Authority) -> 
         bucket = bucket_behind(tls, str(authority.file))
         for number in range(3):
             bucket.put(f"tls/{number}", b"x" * 100_000, "image/png")
-            assert bucket.get(f"tls/{number}") == Stored(b"x" * 100_000, intact=True)
+            assert bucket.get(f"tls/{number}", 10**6) == Stored(b"x" * 100_000, intact=True)
 
         assert bucket.presign("a")[0].startswith(f"https://127.0.0.1:{tls.port}/")
         with pytest.raises(StorageError):
-            bucket_behind(tls, None).get("tls/0")
+            bucket_behind(tls, None).get("tls/0", 10**6)
 
 
 def bucket_behind(tls: TLSForwarder, ca_file: str | None) -> Bucket:
@@ -311,4 +311,4 @@ def test_a_kept_connection_obeys_the_deadline_too(shared_bucket: LocalBucket) ->
     quick.put("a", b"x", "image/png")
     time.sleep(0.7)
 
-    assert quick.get("a") is not None
+    assert quick.get("a", 10**6) is not None
