@@ -23,6 +23,7 @@ from qwen_worker.web.lookup import LookUpTimeoutError, look_up
 #: Of what minio-py reads whole: errors, and what acknowledges a write.
 MAX_WORDS = 64 * 1024
 PIECE = 64 * 1024
+_READS = {"GET", "HEAD"}
 _PARTIAL = {HTTPStatus.NO_CONTENT, HTTPStatus.PARTIAL_CONTENT}
 
 
@@ -86,7 +87,7 @@ class _Said(Answer):
         heard.status, heard.retry_after = self.status, self.msg["Retry-After"]
         # Nothing is ever packed here, and few bytes can be made to unpack to many.
         del self.msg["Content-Encoding"]
-        if self._method != "PUT" and self.status in _PARTIAL:  # type: ignore[attr-defined] # typeshed leaves it out
+        if self._method in _READS and self.status in _PARTIAL:  # type: ignore[attr-defined] # typeshed leaves it out
             raise HTTPException("not the whole object")
 
     def read(self, amt: int | None = None) -> bytes:
