@@ -9,6 +9,7 @@ from typing import Any
 from qwen_worker.archive import Archive
 from qwen_worker.family import TEXT_TO_IMAGE_SIZE
 from qwen_worker.images.decoder import Decoder, Limits
+from qwen_worker.intake import Intake
 from qwen_worker.job import Jobs
 from qwen_worker.model.device import device
 from qwen_worker.model.edit import Editor
@@ -55,7 +56,7 @@ def assemble(settings: Settings, editor: Editor) -> Jobs:
         max_output_pixels=settings.max_output_pixels,
     )
     rules = build_rules(settings)
-    return Jobs(service, rules, functools.partial(about, settings, editor, rules, made_with))
+    return Jobs(service, rules, functools.partial(about, settings, editor, rules, made_with), intake=Intake())
 
 
 def build_rules(settings: Settings) -> Rules:

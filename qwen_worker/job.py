@@ -12,6 +12,7 @@ from typing import Any
 from qwen_worker import log as job_log
 from qwen_worker.deadlines import cut_when_cancelled
 from qwen_worker.errors import BadInput, CacheReadFailed, DownloadFailed, ModelError, StorageError, WorkerError
+from qwen_worker.intake import Intake
 from qwen_worker.request import parse
 from qwen_worker.result import ImageResult
 from qwen_worker.schema import MAX_IMAGES, MAX_URL_LENGTH, HealthInput, PresignInput, Rules, is_data
@@ -65,9 +66,13 @@ class Jobs:
         service: does them.
         rules: of requests.
         about: what `health` tells besides uptime and counts.
+        intake: whether jobs are to be brought.
     """
 
-    def __init__(self, service: Service, rules: Rules, about: Callable[[], dict[str, Any]]) -> None:
+    def __init__(
+        self, service: Service, rules: Rules, about: Callable[[], dict[str, Any]], *, intake: Intake | None = None
+    ) -> None:
+        self.intake = intake or Intake()
         self._service = service
         self._rules = rules
         self._about = about
