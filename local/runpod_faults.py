@@ -32,10 +32,10 @@ class Fault:
 
     def happens(self) -> bool:
         """Whether it is to happen now; counts."""
-        if self.times is None:
-            return True
+        if not self.times:
+            return self.times is None
         self.times -= 1
-        return self.times >= 0
+        return True
 
     async def befall(self, request: web.Request) -> web.StreamResponse:
         """Answer like this."""

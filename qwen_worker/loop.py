@@ -157,12 +157,17 @@ class Loop:
         if url is None:
             log.warning("there is no stop channel: cancelled jobs are done all the same")
             return
-        question = Question("job-stop", _stops, asyncio.Event().wait, self._patience)
+        question = Question("job-stop", self._stopped, asyncio.Event().wait, self._patience)
         while True:
-            for job_id in await question.ask(session, url):
-                for task in [task for task, running in self._running.items() if running == job_id]:
-                    log.info("job stopped", extra={"job_id": job_id})
-                    task.cancel()
+            for task in await question.ask(session, url):
+                log.info("job stopped", extra={"job_id": self._running[task]})
+                task.cancel()
+
+    def _stopped(self, said: Any) -> list[asyncio.Task[None]]:
+        """The tasks that a job-stop names: of those that were not stopped yet."""
+        named = said.get("jobsToStop") if isinstance(said, dict) else None
+        ids = named if isinstance(named, list) else []
+        return [task for task, job_id in self._running.items() if job_id in ids and not task.cancelling()]
 
 
 def _jobs(said: Any) -> list[dict[str, Any]]:
@@ -172,11 +177,6 @@ def _jobs(said: Any) -> list[dict[str, Any]]:
     if len(jobs) < len(entries):
         log.error("what was no job was dropped", extra={"entries": len(entries) - len(jobs)})
     return jobs
-
-
-def _stops(said: Any) -> list[str]:
-    named = said.get("jobsToStop") if isinstance(said, dict) else None
-    return [job_id for job_id in named if isinstance(job_id, str)] if isinstance(named, list) else []
 
 
 def _is_id(said: Any) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import os
 import sys
 import threading
@@ -17,6 +18,8 @@ from qwen_worker.intake import Intake
 from qwen_worker.job_api import Patience
 from qwen_worker.loop import Loop
 from qwen_worker.orphans import die_with_us
+
+log = logging.getLogger(__name__)
 
 INTAKE = Intake()
 began: list[str] = []
@@ -36,6 +39,7 @@ async def handler(job: dict[str, Any]) -> dict[str, Any]:
         sys.exit(3)
     if said.get("closed"):
         async with INTAKE.closed():
+            log.info("intake closed")
             await asyncio.sleep(said["closed"])
     try:
         await asyncio.sleep(said.get("sleep", 0))
