@@ -145,8 +145,6 @@ class Question:
                 return None
             if not 200 <= response.status < 300:
                 raise _RefusedError(f"status {response.status}", retry_after(response.headers))
-            if (response.content_length or 0) > MAX_BODY:
-                raise _RefusedError("the answer is too long")
             body = bytearray()
             async for part in response.content.iter_any():
                 body += part
