@@ -16,11 +16,14 @@ os.environ.setdefault("RUNPOD_LOG_LEVEL", "INFO")
 
 import runpod
 from runpod.http_client import AsyncClientSession
+from runpod.serverless.modules import rp_scale
 from runpod.serverless.modules.rp_http import send_result
 from runpod.serverless.modules.rp_logger import LOG_LEVELS, RunPodLogger
 
 from qwen_worker import log as job_log
 from qwen_worker.job import Answer
+from qwen_worker.loop import Loop
+from qwen_worker.orphans import die_with_us
 from qwen_worker.progress import Progress
 from qwen_worker.settings import Settings, load_settings
 from qwen_worker.stopwatch import nobody
@@ -88,6 +91,8 @@ def main() -> None:
     # The SDK's key stands in what aiohttp tells of a request that failed.
     job_log.setup(settings().log_level, (*settings().secrets, os.environ.get("RUNPOD_AI_API_KEY", "")))
     worker()
+    rp_scale.JobScaler = lambda config: Loop(config, worker().intake)
+    die_with_us()
     runpod.serverless.start(
         {
             "handler": _shown if _runs_one_job() else handler,
