@@ -14,9 +14,10 @@ import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import HTTPError, NameResolutionError, NewConnectionError
+from urllib3.util.ssl_ import create_urllib3_context
 
 from qwen_worker.deadlines import Deadline, Watched
-from qwen_worker.web.answer import Answer, end_strictly, strict_tls
+from qwen_worker.web.answer import Answer
 from qwen_worker.web.dial import connect
 from qwen_worker.web.lookup import LookUpTimeoutError, look_up
 
@@ -63,7 +64,7 @@ class Pools(urllib3.PoolManager):
     """
 
     def __init__(self, ca_file: str | None) -> None:
-        context = strict_tls()
+        context = create_urllib3_context()
         context.load_verify_locations(ca_file or certifi.where())
         super().__init__(maxsize=16, retries=False, ssl_context=context)
         self.pool_classes_by_scheme = {"http": _PlainPool, "https": _SecurePool}
@@ -71,7 +72,7 @@ class Pools(urllib3.PoolManager):
     def urlopen(self, method: str, url: str, **options: Any) -> urllib3.BaseHTTPResponse:  # type: ignore[override]
         """As urllib3.PoolManager.urlopen."""
         try:
-            return super().urlopen(method, url, redirect=False, timeout=_current.get().timeout_s, **options)
+            return super().urlopen(method, url, timeout=_current.get().timeout_s, **options)
         except (HTTPError, OSError):
             # What else was left open may be as dead.
             self.clear()
@@ -108,7 +109,6 @@ class _Dialer:
     host: str
     port: int
     timeout: Any
-    sock: socket.socket | None
     _dns_host: str
 
     def _new_conn(self) -> socket.socket:
@@ -125,10 +125,6 @@ class _Dialer:
         # Else a small body waits until its headers are acknowledged.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return sock
-
-    def connect(self) -> None:
-        super().connect()  # type: ignore[misc]
-        end_strictly(self.sock)
 
     def send(self, data: Any) -> None:
         """In pieces: a socket's timeout holds for all that is sent at once."""

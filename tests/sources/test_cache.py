@@ -96,6 +96,7 @@ def test_the_object_carries_its_type_and_digest(sources: Sources, shared_bucket:
         lambda data: bytes([data[0] ^ 1]) + data[1:],
         lambda data: data[:-1],
         lambda data: data + b"x",
+        lambda data: data * 1000,
         lambda _: b"",
     ],
 )
