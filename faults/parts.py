@@ -91,9 +91,12 @@ class Ground(Stack):
 
     def request(self, kind: str, **fields: Any) -> dict[str, Any]:
         """A request of its own for a picture of that format, at an address of its own: nothing of it is kept yet."""
-        number = next(self._numbers)
-        url = self.host.put(f"/{number}", picture(kind))
-        return {"image_url": url, "negative_prompt": f"number {number}", **SMALL, **fields}
+        url = self.host.put(f"/{next(self._numbers)}", picture(kind))
+        return self.varied({"image_url": url, **SMALL, **fields})
+
+    def varied(self, said: dict[str, Any]) -> dict[str, Any]:
+        """Another request that must come to the same: its result is not kept yet, but perhaps its source."""
+        return {**said, "negative_prompt": f"number {next(self._numbers)}"}
 
     def answer(self, said: dict[str, Any]) -> Answer:
         """Do a job. One that gets no answer has an error without a type."""

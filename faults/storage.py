@@ -49,7 +49,7 @@ class Place:
         key: a pattern of its key.
         error: the type of the answer, if the job fails; None: it must not.
         stage: in which it fails; None: any.
-        before: whether the same job was done before, undisturbed.
+        before: what was done before, undisturbed: nothing, a job with the same "source", or the "same" job.
         most: requests that may be met in one job.
         fields: of the request.
     """
@@ -59,7 +59,7 @@ class Place:
     key: str
     error: str | None
     stage: str | None
-    before: bool = False
+    before: str = ""
     most: int = MOST
     fields: tuple[tuple[str, Any], ...] = ()
 
@@ -69,13 +69,14 @@ MANIFEST = r"results/.*/manifest\.json$"
 PLACES = {
     place.name: place
     for place in (
-        Place("get source", "GET", "sources/", "CacheReadFailed", "fetch"),
-        Place("get manifest", "GET", MANIFEST, "CacheReadFailed", "lookup"),
+        Place("get source", "GET", "sources/", "CacheReadFailed", "fetch", before="source"),
+        Place("get missing source", "GET", "sources/", "CacheReadFailed", "fetch"),
+        Place("get manifest", "GET", MANIFEST, "CacheReadFailed", "lookup", before="same"),
         Place("put result", "PUT", RESULT, "StorageError", "upload"),
         Place("head of what was put", "HEAD", RESULT, "StorageError", "upload", most=STATS),
         Place("head source", "HEAD", "sources/", "CacheReadFailed", "fetch", fields=(("image_url", "data:"),)),
-        Place("head result", "HEAD", RESULT, "CacheReadFailed", "lookup", before=True, most=STATS),
-        Place("get result", "GET", RESULT, "CacheReadFailed", "lookup", before=True, fields=(("output", "inline"),)),
+        Place("head result", "HEAD", RESULT, "CacheReadFailed", "lookup", before="same", most=STATS),
+        Place("get result", "GET", RESULT, "CacheReadFailed", "lookup", before="same", fields=(("output", "inline"),)),
         Place("put manifest", "PUT", MANIFEST, "StorageError", None, most=STATS),
         Place("put source", "PUT", "sources/", None, None),
     )
@@ -118,7 +119,7 @@ def attempt(ground: Ground, case: Case) -> Outcome:
     if said["image_url"] == "data:":
         said["image_url"] += f"image/{kind.lower()};base64,{base64.b64encode(picture(kind)).decode()}"
     if place.before:
-        ground.answer(said)
+        ground.answer(said if place.before == "same" else ground.varied(said))
     asked, strayed = len(ground.proxy.asked), ground.proxy.strayed
     ground.proxy.fault = Fault(case.kind, (place.method,), "^" + PREFIX + place.key, case.times)
     answer = ground.answer(said)
