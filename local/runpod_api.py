@@ -59,6 +59,7 @@ class LocalRunPod:
     def __init__(self) -> None:
         self.jobs: dict[str, Job] = {}
         self.pings = 0
+        self.last_ping: dict[str, str] = {}  # its query
         self.takes = 0
         self._stops: list[str] = []
         self._loop = asyncio.new_event_loop()
@@ -163,8 +164,8 @@ class LocalRunPod:
         stops, self._stops = self._stops, []
         return web.json_response({"jobsToStop": stops})
 
-    async def _ping(self, _request: web.Request) -> web.Response:
-        self.pings += 1
+    async def _ping(self, request: web.Request) -> web.Response:
+        self.pings, self.last_ping = self.pings + 1, dict(request.query)
         return web.Response()
 
     async def _done(self, request: web.Request) -> web.Response:
