@@ -21,9 +21,10 @@ from typing import Any
 
 import psutil
 
+from faults.account import PREFIX, unaccounted, unlike
 from faults.growth import WINDOW, Sample, growth, look, median
 from faults.mix import EDIT, Mix, Planned
-from local.runpod_api import FINAL, Job
+from local.runpod_api import FINAL
 from local.stack import Stack
 from local.worker import HANDLER, ROOT
 
@@ -36,8 +37,6 @@ SAMPLE_EVERY = 10  # jobs
 PATIENCE_S = 60.0  # without a single answer
 CANCEL_S = 0.3  # after a job was taken
 IDLE_S = 4.0
-PREFIX = "qwen-image-edit/"
-PROBE = f"{PREFIX}health/check"
 
 
 @dataclass
@@ -51,6 +50,7 @@ class Soak:
     samples: list[Sample] = field(default_factory=list)
     idle: list[Sample] = field(default_factory=list)
     begin: float = field(default_factory=time.monotonic)
+    _open: set[str] = field(default_factory=set)
 
     @property
     def done(self) -> int:
@@ -63,7 +63,6 @@ class Soak:
         Raises:
             RuntimeError: the worker died, or answers no more.
         """
-        self._open: set[str] = set()
         coming = iter(Mix(self.stack.host))
         for goal in (warm_up, (warm_up + jobs) // 2, jobs):
             self._until(goal, coming)
@@ -112,45 +111,7 @@ class Soak:
         """Jobs that were not answered once and as they must be, and objects that no job accounts for."""
         jobs = {job_id: self.stack.api.jobs[job_id] for job_id in self.sent}
         wrong = [problem for job_id, job in jobs.items() if (problem := unlike(self.sent[job_id], job))]
-        return wrong + self._objects(jobs)
-
-    def _objects(self, jobs: dict[str, Job]) -> list[str]:
-        """One for each picture's address, one and a manifest for each request that was made."""
-        edits = {job_id: planned for job_id, planned in self.sent.items() if planned.kind == EDIT}
-        keys = {
-            job.output["result"]["object_key"]
-            for job_id, job in jobs.items()
-            if job_id in edits and not unlike(edits[job_id], job)
-        }
-        manifests = {f"{key.rpartition('/')[0]}/manifest.json" for key in keys}
-        found = set(self.stack.bucket.keys())
-        # A job that is cancelled too late has made its picture.
-        cancelled = {job_id for job_id, planned in self.sent.items() if planned.expected == "cancelled"}
-        late = {key.rpartition("/")[0] for key in found if key.rpartition("/")[2].partition(".")[0] in cancelled}
-        sources = {key for key in found if key.startswith(f"{PREFIX}sources/")}
-        strange = {key for key in found - keys - manifests - sources - {PROBE} if key.rpartition("/")[0] not in late}
-        problems = [f"unexpected object {key}" for key in sorted(strange)]
-        problems += [f"missing object {key}" for key in sorted((keys | manifests) - found)]
-        requests = {json.dumps(planned.input) for planned in edits.values()}
-        if len(keys) != len(requests):
-            problems.append(f"{len(keys)} pictures of {len(requests)} requests")
-        least = {planned.source for planned in edits.values()}
-        most = {planned.source for planned in self.sent.values() if planned.source}
-        if not len(least) <= len(sources) <= len(most):
-            problems.append(f"{len(sources)} sources of {len(least)} addresses")
-        return problems
-
-
-def unlike(planned: Planned, job: Job) -> str | None:
-    """How a job did not end as it must, if so. Who is cancelled too late may have been answered."""
-    error = json.loads(job.error)["type"] if isinstance(job.error, str) else job.error
-    outcome = {"COMPLETED": "success", "FAILED": error}.get(job.status, job.status.lower())
-    answers = len(job.answers)
-    if planned.expected == "cancelled":
-        fine = answers <= 1 and outcome in {"cancelled", "success"}
-    else:
-        fine = answers == 1 and outcome == planned.expected
-    return None if fine else f"{planned.kind}: {outcome} instead of {planned.expected}, {answers} answers: {job.error}"
+        return [*wrong, *unaccounted(self.sent, jobs, self.stack.bucket.keys())]
 
 
 @contextmanager
@@ -166,21 +127,35 @@ def soaking(leak_kb: int = 0) -> Iterator[Soak]:
             yield Soak(stack, temporary)
 
 
+def verdict(soak: Soak, jobs: int) -> list[str]:
+    """Everything that is wrong, once so many jobs are sent."""
+    try:
+        soak.run(jobs, WARM_UP)
+    except (RuntimeError, psutil.Error) as error:
+        return [str(error), *soak.lost()]
+    return [*soak.lost(), *growth(warm(soak), soak.idle)]
+
+
+def warm(soak: Soak) -> list[Sample]:
+    """The samples after the warm-up."""
+    return [one for one in soak.samples if one.jobs >= WARM_UP]
+
+
 def report(soak: Soak, problems: list[str], leak_kb: int) -> dict[str, Any]:
     """What is told of it."""
     kinds = Counter(planned.kind for planned in soak.sent.values())
-    warm = [one for one in soak.samples if one.jobs >= soak.idle[0].jobs]
-    parts = {"begin": warm[:WINDOW], "middle": warm[len(warm) // 2 :][:WINDOW], "end": warm[-WINDOW:]}
-    keys = soak.stack.bucket.keys()
+    middle = len(warm(soak)) // 2
+    parts = {"begin": warm(soak)[:WINDOW], "middle": warm(soak)[middle:][:WINDOW], "end": warm(soak)[-WINDOW:]}
+    objects = Counter(key.removeprefix(PREFIX).partition("/")[0] for key in soak.stack.bucket.keys())  # noqa: SIM118
     return {
         "jobs": len(soak.sent),
         "hostile": len(soak.sent) - kinds[EDIT],
         "leak_kb": leak_kb,
         "seconds": round(time.monotonic() - soak.begin),
         "problems": problems,
-        **{name: {f"{part}": median(some, name) for part, some in parts.items()} for name in ("rss_mb", "tree_mb")},
+        **{name: {part: median(some, name) for part, some in parts.items() if some} for name in ("rss_mb", "tree_mb")},
         "idle": [asdict(one) for one in soak.idle],
-        "objects": dict(Counter(key.removeprefix(PREFIX).partition("/")[0] for key in keys)),
+        "objects": dict(objects),
         "kinds": dict(sorted(kinds.items())),
         "python": platform.python_version(),
         "libraries": {name: version(name) for name in LIBRARIES},
@@ -191,20 +166,20 @@ def report(soak: Soak, problems: list[str], leak_kb: int) -> dict[str, Any]:
 def main() -> int:
     """1 if anything is lost, or grows."""
     parser = argparse.ArgumentParser(prog="python -m faults.soak", description=__doc__)
-    parser.add_argument("--jobs", type=int, default=3000, help=f"more than {WARM_UP}")
+    parser.add_argument("--jobs", type=int, default=3000, help=f"more than {2 * WARM_UP}")
     parser.add_argument("--leak-kb", type=int, default=0, help="kept of each job: the soak must fail")
     asked = parser.parse_args()
+    if asked.jobs <= 2 * WARM_UP:
+        parser.error(f"so few jobs show nothing: more than {2 * WARM_UP}")
     # So that the worker's processes end with it.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with soaking(asked.leak_kb) as soak:
-        soak.run(asked.jobs, WARM_UP)
-        warm = [one for one in soak.samples if one.jobs >= WARM_UP]
-        problems = soak.lost() + growth(warm, soak.idle)
+        problems = verdict(soak, asked.jobs)
         said = report(soak, problems, asked.leak_kb)
     OUT.parent.mkdir(exist_ok=True)
     OUT.write_text(json.dumps(said, indent=1) + "\n")
-    print("\n".join(problems))
-    print({name: said[name] for name in ("jobs", "hostile", "leak_kb", "seconds", "rss_mb", "objects")})
+    told = ", ".join(f"{name} {said[name]}" for name in ("jobs", "hostile", "leak_kb", "seconds", "rss_mb", "objects"))
+    print(*problems, f"soak: {'FAILED' if problems else 'passed'}, {told}", sep="\n")
     return bool(problems)
 
 

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from faults.account import unaccounted, unlike
 from faults.growth import GROWTH_MB, Sample, growth
 from faults.mix import Planned
-from faults.soak import soaking, unlike
+from faults.soak import soaking
 from local.bucket import BUCKET
 from local.runpod_api import Job
 
@@ -34,7 +35,7 @@ def test_what_stays_is_fine(kb_a_job: float, jobs: int, spike_mb: float) -> None
     assert growth(samples(kb_a_job, jobs, spike_mb), [IDLE, IDLE]) == []
 
 
-@pytest.mark.parametrize(("kb_a_job", "jobs"), [(50, 3000), (50, 1000), (12, 3000)])
+@pytest.mark.parametrize(("kb_a_job", "jobs"), [(50, 3000), (50, 1200), (12, 3000)])
 def test_a_leak_is_found(kb_a_job: float, jobs: int) -> None:
     """That of the second run of `make soak` too."""
     found = growth(samples(kb_a_job, jobs), [IDLE, IDLE])
@@ -81,18 +82,48 @@ def test_a_job_that_ends_otherwise_is_found(expected: str, job: Job, *, fine: bo
     assert (unlike(planned, job) is None) == fine
 
 
+KEY = "qwen-image-edit/results/1/a.png"
+EDITED = Planned("edit", {}, "success", "http://host/a")
+MADE = replace(DONE, output={"result": {"object_key": KEY}})
+KEPT = {KEY, "qwen-image-edit/results/1/manifest.json", "qwen-image-edit/sources/1", "qwen-image-edit/health/check"}
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (KEPT, []),
+        (KEPT | {"qwen-image-edit/results/2/b.png"}, ["unexpected object qwen-image-edit/results/2/b.png"]),
+        (KEPT | {"qwen-image-edit/results/1/b.png"}, ["unexpected object qwen-image-edit/results/1/b.png"]),
+        (KEPT | {"qwen-image-edit/results/2/late.png", "qwen-image-edit/results/2/manifest.json"}, []),
+        (KEPT - {KEY}, [f"missing object {KEY}"]),
+        (KEPT | {"qwen-image-edit/sources/2"}, ["2 sources of 1 addresses"]),
+        (KEPT - {"qwen-image-edit/sources/1"}, ["0 sources of 1 addresses"]),
+    ],
+)
+def test_what_no_job_accounts_for_is_found(found: set[str], said: list[str]) -> None:
+    """One picture and one source of two equal jobs; and what a job left that was cancelled too late."""
+    sent = {"a": EDITED, "b": EDITED, "late": Planned("cancelled", {}, "cancelled")}
+
+    assert list(unaccounted(sent, {"a": MADE, "b": MADE, "late": CANCELLED}, found)) == said
+
+
+def test_the_same_edit_made_twice_is_found() -> None:
+    """Though each answer tells its own picture."""
+    other = KEY.replace("a.png", "b.png")
+    jobs = {"a": MADE, "b": replace(MADE, output={"result": {"object_key": other}})}
+
+    assert list(unaccounted({"a": EDITED, "b": EDITED}, jobs, KEPT | {other})) == ["2 pictures of 1 requests"]
+
+
 @pytest.mark.slow
 def test_a_short_soak_loses_nothing() -> None:
-    """And an object that no job accounts for is found, as one that is gone."""
+    """And what is put into the bucket by somebody else is found."""
     with soaking() as soak:
         soak.idle_s = 0.5
-        soak.run(36, 12)
-        lost, client = soak.lost(), soak.stack.bucket.client
-        gone = next(key for key in sorted(soak.stack.bucket.keys()) if key.endswith(".png"))
-        client.remove_object(BUCKET, gone)
-        client.put_object(BUCKET, "qwen-image-edit/left", io.BytesIO(b"x"), 1)
+        soak.run(30, 10)
+        lost = soak.lost()
+        soak.stack.bucket.client.put_object(BUCKET, "qwen-image-edit/left", io.BytesIO(b"x"), 1)
 
         assert lost == []
-        assert soak.lost() == ["unexpected object qwen-image-edit/left", f"missing object {gone}"]
-        assert len(soak.idle) == 3
-        assert {one.memory_files for one in soak.idle} == {0}
+        assert soak.lost() == ["unexpected object qwen-image-edit/left"]
+        assert [one.memory_files for one in soak.idle] == [0, 0, 0]
