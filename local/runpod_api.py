@@ -42,6 +42,7 @@ class Job:
     stream: list[Any] = field(default_factory=list)
     progress: list[tuple[float, Any]] = field(default_factory=list)  # when it came, and what it said
     late: list[Any] = field(default_factory=list)  # what was said after the end
+    answers: list[Any] = field(default_factory=list)  # whatever was posted as its end, as it came
     created: float = field(default_factory=time.time)
     taken: float | None = None
     seen: float = 0.0  # when its worker last told that it has it
@@ -76,7 +77,7 @@ class LocalRunPod:
     def __init__(self) -> None:
         self.jobs: dict[str, Job] = {}
         self.pings = 0
-        self.last_ping: dict[str, str] = {}
+        self.last_ping: dict[str, str] = {}  # its query
         self.takes = 0
         self.take_times: list[float] = []
         self.done_times: list[float] = []
@@ -220,10 +221,12 @@ class LocalRunPod:
         elif answer.get("status") == "IN_PROGRESS":
             job.output = answer.get("output")
             job.progress.append((time.time(), answer["output"]))
-        elif job.status not in FINAL:
-            job.output, job.error = answer.get("output"), answer.get("error")
-            job.status = "FAILED" if job.error else "COMPLETED"
-            job.finished = time.time()
+        else:
+            job.answers.append(answer)
+            if job.status not in FINAL:
+                job.output, job.error = answer.get("output"), answer.get("error")
+                job.status = "FAILED" if job.error else "COMPLETED"
+                job.finished = time.time()
         if answer.get("stopPod"):
             job.stop_pod = True
             await self._put_back(self._of(job.worker))

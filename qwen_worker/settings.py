@@ -373,6 +373,12 @@ class Settings(BaseSettings):
         return TEXT_TO_IMAGE.get(self.t2i_model_id) or untested(self.t2i_model_id, "QwenImagePipeline")
 
     @property
+    def weights_gb(self) -> float | None:
+        """Of all models together in 10^9 bytes, if every one of them is known."""
+        sizes = [row.weights_gb for row in (self.model, self.t2i) if row]
+        return None if None in sizes else sum(filter(None, sizes))
+
+    @property
     def ports(self) -> tuple[range, ...]:
         """Of strangers' servers."""
         return ports_of(self.source_ports)

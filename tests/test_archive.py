@@ -92,7 +92,7 @@ def test_a_damaged_manifest_is_none(
     digest = {"sha256": hashlib.sha256(bad if len(bad) > MAX_MANIFEST_BYTES else said).hexdigest()}
     own_bucket.client.put_object(BUCKET, MANIFEST, io.BytesIO(bad), len(bad), metadata=dict(digest))
 
-    assert archive.find(DIGEST) == {}
+    assert archive.find(DIGEST).finished == {}
 
 
 def test_a_damaged_file_is_not_read(archive: Archive, own_bucket: LocalBucket) -> None:

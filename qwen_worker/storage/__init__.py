@@ -63,6 +63,7 @@ class Bucket:
         self.prefix = prefix
         self.expires_s = expires_s
         self._timeout_s = timeout_s
+        self._http = Pools(ca_file)
         # With its region the client never asks the server for it, and presigning needs no network.
         self._client = Minio(
             host,
@@ -70,7 +71,7 @@ class Bucket:
             secret_key=secret_key,
             region=region,
             secure=secure,
-            http_client=Pools(ca_file),
+            http_client=self._http,
         )
 
     def get(self, key: str, max_bytes: int, *, known: bool = False) -> Stored | None:
@@ -134,6 +135,23 @@ class Bucket:
         now, life = datetime.now(UTC).replace(microsecond=0), timedelta(seconds=self.expires_s)
         url = self._client.presigned_get_object(self.name, self.prefix + key, expires=life, request_date=now)
         return url, (now + life).isoformat().replace("+00:00", "Z")
+
+    def follow(self, link: str, max_bytes: int) -> tuple[int, bytes]:
+        """What a link of `presign` answers to whoever has it: the status, and at most so many bytes.
+
+        Raises:
+            StorageError: it does not answer.
+        """
+
+        def opened() -> tuple[int, bytes]:
+            response = self._http.urlopen("GET", link, preload_content=False)
+            try:
+                return response.status, response.read(max_bytes)
+            finally:
+                response.close()
+
+        with self._deadline() as deadline:
+            return Tries("read", deadline).ask(opened)
 
     def _deadline(self, size: int = 0) -> Deadline:
         return Deadline(self._timeout_s + size / BYTES_PER_SECOND)
