@@ -152,17 +152,11 @@ class Watched:
     timeout: float | None
 
     def _new_conn(self) -> socket.socket:
-        deadline = current()
-        if deadline:
+        # What dials guards the socket itself, before it is connected.
+        if deadline := current():
             deadline.check()
             self.timeout = min(self.timeout or deadline.left, deadline.left)
         sock: socket.socket = super()._new_conn()  # type: ignore[misc]
-        if deadline:
-            try:
-                deadline.guard(sock)
-            except TimeoutError:
-                sock.close()
-                raise
         return sock
 
     def putrequest(self, *args: Any, **options: Any) -> None:

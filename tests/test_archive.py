@@ -10,7 +10,7 @@ import requests
 
 from local.bucket import ACCESS_KEY, BUCKET, REGION, SECRET_KEY, LocalBucket
 from local.hostile_server import HostileServer, Peer
-from qwen_worker.archive import MAX_MANIFEST_BYTES, Archive, Finished, object_key
+from qwen_worker.archive import Archive, Finished, object_key
 from qwen_worker.errors import BadInput, CacheReadFailed, StorageError
 from qwen_worker.images.encode import Encoded
 from qwen_worker.result import Meta, Picture, Timings
@@ -89,7 +89,7 @@ def test_a_damaged_manifest_is_none(
     archive.remember(DIGEST, {0: finished(archive.store(DIGEST, "job", 0, encoded()))})
     said = own_bucket.client.get_object(BUCKET, MANIFEST).read()
     bad = damage(said)
-    digest = {"sha256": hashlib.sha256(bad if len(bad) > MAX_MANIFEST_BYTES else said).hexdigest()}
+    digest = {"sha256": hashlib.sha256(bad if len(bad) > 10**6 else said).hexdigest()}
     own_bucket.client.put_object(BUCKET, MANIFEST, io.BytesIO(bad), len(bad), metadata=dict(digest))
 
     assert archive.find(DIGEST).finished == {}

@@ -226,7 +226,7 @@ def test_every_fault_is_one_error_and_tried_again_if_it_may_heal() -> None:
     """minio-py alone raises five families of them. All at once, since they mostly wait."""
     with ThreadPoolExecutor(len(FAULTS)) as pool:
         servers = {name: Script(answer) for name, (answer, _, _) in FAULTS.items()}
-        errors = dict(zip(servers, pool.map(failure, servers.values(), itertools.repeat(30)), strict=True))
+        errors = dict(zip(servers, pool.map(failure, servers.values(), itertools.repeat(20)), strict=True))
 
     assert {name: (error.details["code"], error.retryable) for name, error in errors.items()} == {
         name: (code, heals) for name, (_, code, heals) in FAULTS.items()

@@ -13,7 +13,7 @@ import certifi
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import HTTPError, NameResolutionError, NewConnectionError
+from urllib3.exceptions import NameResolutionError, NewConnectionError
 from urllib3.util.ssl_ import create_urllib3_context
 
 from qwen_worker.deadlines import Deadline, Watched
@@ -71,12 +71,7 @@ class Pools(urllib3.PoolManager):
 
     def urlopen(self, method: str, url: str, **options: Any) -> urllib3.BaseHTTPResponse:  # type: ignore[override]
         """As urllib3.PoolManager.urlopen."""
-        try:
-            return super().urlopen(method, url, timeout=_current.get().timeout_s, **options)
-        except (HTTPError, OSError):
-            # What else was left open may be as dead.
-            self.clear()
-            raise
+        return super().urlopen(method, url, timeout=_current.get().timeout_s, **options)
 
 
 class _Said(Answer):
