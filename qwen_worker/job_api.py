@@ -21,7 +21,6 @@ MAX_BODY = 32 * 1024**2  # bytes: RunPod takes jobs of at most 20 MB
 NOTHING = {204, 400}
 LATER = {408, 425, 429}  # and 5xx: the same may be taken later
 REFUSALS = 3  # so often anything else is asked again
-ARRIVED_S = 0.1
 MAX_REASON = 200  # characters in a line of the log
 
 
@@ -32,6 +31,7 @@ class Patience:
     Attributes:
         connect: to reach the API, its name's look-up included.
         held: that a question may be held open.
+        arrived: to look at what has arrived when a question is called off.
         body: for the rest of an answer that has begun.
         quick: a question that was held as long, and then brought nothing, may be asked again at once.
         first: pause after a failure, and after nothing; each further one is twice as long, about.
@@ -44,6 +44,7 @@ class Patience:
 
     connect: float = 10
     held: float = 90
+    arrived: float = 0.1
     body: float = 20
     quick: float = 1
     first: float = 0.5
@@ -133,7 +134,7 @@ class Question:
         try:
             await first(_done(asked, self._patience.held), self._called_off())
             # What has arrived by now is ours, and nobody else gets it.
-            await asyncio.wait([asked], timeout=ARRIVED_S)
+            await asyncio.wait([asked], timeout=self._patience.arrived)
         finally:
             asked.cancel()
         await asyncio.wait([asked])

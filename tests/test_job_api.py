@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from email.utils import formatdate
 from itertools import pairwise
 from typing import Any
@@ -34,11 +35,13 @@ def api(running: LocalRunPod) -> LocalRunPod:
     return running
 
 
-def asked(api: LocalRunPod, count: int = 1, called_off: asyncio.Event | None = None) -> tuple[list[Any], float]:
+def asked(
+    api: LocalRunPod, count: int = 1, called_off: asyncio.Event | None = None, patience: Patience = SHORT
+) -> tuple[list[Any], float]:
     """What the last of some questions brought, and the seconds that all took."""
 
     async def run() -> tuple[list[Any], float]:
-        question = Question("test", lambda said: said or [], (called_off or asyncio.Event()).wait, SHORT)
+        question = Question("test", lambda said: said or [], (called_off or asyncio.Event()).wait, patience)
         begin = time.monotonic()
         async with ClientSession() as session:
             for _ in range(count):
@@ -100,7 +103,7 @@ def test_a_question_may_be_called_off(api: LocalRunPod) -> None:
 
     assert nothing == []
     assert seconds < 5
-    assert asked(api, called_off=called_off)[0][0]["id"] == "b"
+    assert asked(api, called_off=called_off, patience=replace(SHORT, arrived=8))[0][0]["id"] == "b"
 
 
 @pytest.mark.parametrize(
