@@ -4,11 +4,12 @@ import hashlib
 import io
 import json
 import queue
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -123,6 +124,14 @@ class Ground(Stack):
             return f"the link opens with {opened.status_code}"
         return None if sha256(opened.content) == told else "the link opens to other bytes"
 
+    @contextmanager
+    def watched(self) -> Iterator[Callable[[], float]]:
+        """Tells the most resident memory, in MB, that the worker had since then over what it has now."""
+        process = Path(f"/proc/{self.process.pid if self.process else 'self'}")
+        before = _resident(process, "VmRSS")
+        (process / "clear_refs").write_text("5")  # the peak begins anew: proc(5)
+        yield lambda: _resident(process, "VmHWM") - before
+
     def write(self, key: str, data: bytes, digest: str | None, media: str = "image/png") -> None:
         """Write an object past the worker: `digest` is what its metadata say, None: nothing."""
         metadata: dict[str, str | list[str] | tuple[str]] = {"sha256": digest} if digest is not None else {}
@@ -133,6 +142,12 @@ class Ground(Stack):
         response = self.bucket.client.get_object(BUCKET, PREFIX + key)
         with response:
             return response.data, response.headers.get("x-amz-meta-sha256")
+
+
+def _resident(process: Path, name: str) -> float:
+    """A line of the kernel's in MB; 0 of a process that has ended."""
+    found = re.search(rf"{name}:\s*(\d+) kB", (process / "status").read_text() if process.exists() else "")
+    return int(found[1]) / 1024 if found else 0.0
 
 
 def _error_of(said: Any) -> dict[str, Any]:
