@@ -7,7 +7,7 @@ import queue
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -82,8 +82,8 @@ class Ground(Stack):
 
     def __enter__(self) -> Self:
         super().__enter__()
-        for kind in FORMATS:
-            self.right[kind] = self.answer(self.request(kind)).result["meta"]["output"]["sha256"]
+        for kind, answer in zip(FORMATS, self.answers([self.request(kind) for kind in FORMATS]), strict=True):
+            self.right[kind] = answer.result["meta"]["output"]["sha256"]
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -112,6 +112,11 @@ class Ground(Stack):
             body = {"error": {"message": f"the worker died with {self.process.returncode}"}}
             self.start_worker()
         return Answer(body, time.monotonic() - begin)
+
+    def answers(self, requests: Sequence[dict[str, Any]]) -> list[Answer]:
+        """Do some jobs at the same time."""
+        with ThreadPoolExecutor(len(requests)) as pool:
+            return list(pool.map(self.answer, requests))
 
     def wrong(self, answer: Answer, kind: str) -> str | None:
         """What is wrong with a picture that was delivered; the link is opened, so the proxy must be well."""

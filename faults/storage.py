@@ -3,7 +3,6 @@
 import base64
 import re
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -152,9 +151,8 @@ def attempt(ground: Ground, case: Case) -> Outcome:
 
 def _afterwards(ground: Ground, said: dict[str, Any], kind: str) -> list[str | None]:
     """What is wrong with the same request now: found again or made, and made anew."""
-    with ThreadPoolExecutor(2) as pool:
-        answers = pool.map(ground.answer, ({**said, "reuse": reuse} for reuse in (True, False)))
-        return [ground.wrong(answer, kind) for answer in answers]
+    answers = ground.answers([{**said, "reuse": reuse} for reuse in (True, False)])
+    return [ground.wrong(answer, kind) for answer in answers]
 
 
 def unlike(answer: Answer, case: Case, met: int) -> str | None:

@@ -1,6 +1,7 @@
 """A sample of S8 and S9 through RunPod's real loop, and the judge of both."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from hostile.outcome import in_time
 @pytest.fixture(scope="module")
 def ground(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
     """One worker behind a proxy for all."""
-    with Ground(tmp_path_factory.mktemp("ground"), model=tiny) as running:
+    with Ground(tmp_path_factory.mktemp("ground"), model=tiny, more={"PREFETCH": "4"}) as running:
         yield running
 
 
@@ -39,17 +40,17 @@ def test_a_fault_of_the_bucket_is_survived(ground: Ground, place: str, kind: str
 
 
 @pytest.mark.slow
-def test_a_damaged_source_is_fetched_again(ground: Ground) -> None:
-    """And repaired."""
-    assert integrity.source(ground, ("JPEG", flip(50, 100))).through is None
-    assert integrity.source(ground, ("WEBP", cut(99))).through is None
+def test_damage_is_found(ground: Ground) -> None:
+    """Of sources, of results and of what names them: made anew, repaired, and found again."""
+    with ThreadPoolExecutor() as pool:
+        ended = [
+            pool.submit(integrity.source, ground, ("JPEG", flip(50, 100))),
+            pool.submit(integrity.source, ground, ("WEBP", cut(99))),
+            pool.submit(integrity.repeat, ground, ("result", DAMAGES[0], "url")),
+            pool.submit(integrity.repeat, ground, ("manifest", cut(50), "url")),
+        ]
 
-
-@pytest.mark.slow
-def test_a_damaged_result_is_made_again(ground: Ground) -> None:
-    """And a manifest that says nothing."""
-    assert integrity.repeat(ground, ("result", DAMAGES[0], "url")).through is None
-    assert integrity.repeat(ground, ("manifest", cut(50), "url")).through is None
+    assert [one.result().through for one in ended] == [None] * 4
 
 
 @pytest.mark.slow
