@@ -13,7 +13,7 @@ from minio.error import S3Error
 from faults.parts import FORMATS, PREFIX, Answer, Ground, on_lanes, picture, sha256
 from hostile.outcome import Outcome, Suite
 from local.bucket import BUCKET
-from local.fault_kinds import flipped
+from local.fault_plays import flipped
 
 WORKERS, EACH = 2, 5
 FLIPS = 100  # of a picture of each format

@@ -4,11 +4,12 @@ import hashlib
 import io
 import json
 import queue
+import re
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -81,8 +82,8 @@ class Ground(Stack):
 
     def __enter__(self) -> Self:
         super().__enter__()
-        for kind in FORMATS:
-            self.right[kind] = self.answer(self.request(kind)).result["meta"]["output"]["sha256"]
+        for kind, answer in zip(FORMATS, self.answers([self.request(kind) for kind in FORMATS]), strict=True):
+            self.right[kind] = answer.result["meta"]["output"]["sha256"]
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -112,6 +113,11 @@ class Ground(Stack):
             self.start_worker()
         return Answer(body, time.monotonic() - begin)
 
+    def answers(self, requests: Sequence[dict[str, Any]]) -> list[Answer]:
+        """Do some jobs at the same time."""
+        with ThreadPoolExecutor(len(requests)) as pool:
+            return list(pool.map(self.answer, requests))
+
     def wrong(self, answer: Answer, kind: str) -> str | None:
         """What is wrong with a picture that was delivered; the link is opened, so the proxy must be well."""
         if not answer.result:
@@ -123,6 +129,14 @@ class Ground(Stack):
             return f"the link opens with {opened.status_code}"
         return None if sha256(opened.content) == told else "the link opens to other bytes"
 
+    @contextmanager
+    def watched(self) -> Iterator[Callable[[], float]]:
+        """Tells the most resident memory, in MB, that the worker had since then over what it has now."""
+        process = Path(f"/proc/{self.process.pid if self.process else 'self'}")
+        before = _resident(process, "VmRSS")
+        (process / "clear_refs").write_text("5")  # the peak begins anew: proc(5)
+        yield lambda: _resident(process, "VmHWM") - before
+
     def write(self, key: str, data: bytes, digest: str | None, media: str = "image/png") -> None:
         """Write an object past the worker: `digest` is what its metadata say, None: nothing."""
         metadata: dict[str, str | list[str] | tuple[str]] = {"sha256": digest} if digest is not None else {}
@@ -133,6 +147,12 @@ class Ground(Stack):
         response = self.bucket.client.get_object(BUCKET, PREFIX + key)
         with response:
             return response.data, response.headers.get("x-amz-meta-sha256")
+
+
+def _resident(process: Path, name: str) -> float:
+    """A line of the kernel's in MB; 0 of a process that has ended."""
+    found = re.search(rf"{name}:\s*(\d+) kB", (process / "status").read_text() if process.exists() else "")
+    return int(found[1]) / 1024 if found else 0.0
 
 
 def _error_of(said: Any) -> dict[str, Any]:
