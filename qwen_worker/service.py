@@ -35,6 +35,7 @@ from qwen_worker.upload import Uploader
 
 log = logging.getLogger(__name__)
 
+SETTLE_S = 1.0  # that a failure's answer waits for its traces to be gone
 MOST_STARTS = 10  # that came to nothing, of one request: each costs the start of a worker
 
 
@@ -231,9 +232,12 @@ class Service:
                 work.finish(done)
         except BaseException as error:
             if not getattr(error, "refresh_worker", False):
-                # The process goes on, so it was not the job that ended it. No answer waits for this.
-                context = contextvars.copy_context()
-                self._io.submit(context.run, self._archive.settle, work.digest, finished)
+                # The process goes on, so it was not the job that ended it.
+                run = contextvars.copy_context().run
+                loop = asyncio.get_running_loop()
+                settling = loop.run_in_executor(self._io, run, self._archive.settle, work.digest, finished)
+                if not isinstance(error, asyncio.CancelledError):
+                    await asyncio.wait([settling], timeout=SETTLE_S)
             raise
         return done
 

@@ -91,7 +91,6 @@ def test_a_job_that_fails_leaves_no_note(
 
     with before_each_pass(editor, fail):
         error_of(answer(jobs, request_))
-    jobs._service._io.shutdown(wait=True)
 
     assert own_bucket.keys(RESULTS) == []
 

@@ -36,7 +36,7 @@ def said(stack: Stack, name: str, **fields: Any) -> dict[str, Any]:
 
 
 def results(stack: Stack) -> set[str]:
-    return {key for key in stack.bucket.keys(RESULTS) if not key.endswith("manifest.json")}
+    return {key for key in stack.bucket.keys(RESULTS) if not key.endswith(("/", "manifest.json"))}
 
 
 def result_of(job: dict[str, Any]) -> dict[str, Any]:
