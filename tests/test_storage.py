@@ -408,6 +408,15 @@ def test_what_is_not_the_object_is_read_once_more(name: str) -> None:
     assert len(damaged.heard) == 2
 
 
+def test_a_bucket_that_is_silent_is_told_as_slow() -> None:
+    """By the time of the operation, which is the operator's to set."""
+    error = failure(Script(Peer.hang), 0.5)
+
+    assert error.message == "the bucket took longer than 0.5 s to read: try again"
+    assert error.retryable
+    assert error.attempts > 1
+
+
 DRIPPING = [
     b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n",
     b"HTTP/1.1 200 OK\r\nX: ",

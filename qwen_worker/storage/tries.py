@@ -14,7 +14,7 @@ from typing import TypeVar
 from xml.etree.ElementTree import ParseError
 
 from minio.error import MinioException, S3Error, ServerError
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from qwen_worker.deadlines import Deadline
 from qwen_worker.errors import StorageError
@@ -92,13 +92,8 @@ class Tries:
                 self._deadline.check()
                 return answer
             except FOREIGN as error:
-                if self._deadline.passed:
-                    raise StorageError(
-                        f"the bucket took longer than {self._deadline.seconds:g} s to {self._verb}: try again",
-                        attempts=self.attempts,
-                        code=TimeoutError.__name__,
-                    ) from error
-                self.pause(_fault(error, heard, self._verb), error)
+                slow = self._deadline.passed or isinstance(error, ReadTimeoutError)
+                self.pause(self._slow() if slow else _fault(error, heard, self._verb), error)
 
     def pause(self, fault: Fault, cause: Exception | None = None) -> None:
         """Wait before the next request.
@@ -119,6 +114,10 @@ class Tries:
         # If the deadline is cut meanwhile, the next request notices.
         with contextlib.suppress(TimeoutError):
             self._deadline.wait(seconds)
+
+    def _slow(self) -> Fault:
+        seconds = round(self._deadline.seconds, 1)
+        return Fault(f"took longer than {seconds:g} s to {self._verb}", TimeoutError.__name__, heals=True)
 
 
 def _advice(fault: Fault) -> str:
