@@ -34,7 +34,6 @@ async def handler(job: dict[str, Any]) -> dict[str, Any]:
     if said.get("hang"):
         # As a CUDA call that never returns.
         asyncio.get_running_loop().run_in_executor(None, threading.Event().wait)
-        await asyncio.sleep(said["hang"])
     if said.get("exit"):
         sys.exit(3)
     if said.get("closed"):

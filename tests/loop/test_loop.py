@@ -284,7 +284,7 @@ def test_a_job_that_comes_while_the_worker_ends_is_done(patient: Echo) -> None:
 
 def test_a_busy_worker_answers_and_ends(patient: Echo) -> None:
     """Stops are obeyed meanwhile, a second signal changes nothing, and no thread that hangs is waited for."""
-    stopped, done = patient.running(sleep=60, hang=0.1), patient.running(sleep=2)
+    stopped, done = patient.running(sleep=60, hang=True), patient.running(sleep=2)
     asked = patient.api.takes
     for _ in range(2):
         patient.process.send_signal(signal.SIGTERM)
@@ -303,7 +303,7 @@ def test_a_busy_worker_answers_and_ends(patient: Echo) -> None:
 
 def test_a_process_that_is_not_to_be_trusted_ends_and_loses_nothing(patient: Echo) -> None:
     """Its other jobs are handed out again, though one would still answer, and a thread hangs."""
-    other = patient.running(sleep=60, hang=0.1, stubborn=True)
+    other = patient.running(sleep=60, hang=True, stubborn=True)
     patient.api.done_fault = Fault(status=503, times=1)
     last = patient.submit(refresh=True)
     code = patient.ends()
