@@ -35,6 +35,7 @@ class Job:
     stream: list[Any] = field(default_factory=list)
     progress: list[tuple[float, Any]] = field(default_factory=list)  # when it came, and what it said
     late: list[Any] = field(default_factory=list)  # what was said after the end
+    answers: list[Any] = field(default_factory=list)  # whatever was posted as its end, as it came
     created: float = field(default_factory=time.time)
     taken: float | None = None
     finished: float | None = None
@@ -176,10 +177,12 @@ class LocalRunPod:
         elif answer.get("status") == "IN_PROGRESS":
             job.output = answer.get("output")
             job.progress.append((time.time(), answer["output"]))
-        elif job.status not in FINAL:
-            job.output, job.error = answer.get("output"), answer.get("error")
-            job.status = "FAILED" if job.error else "COMPLETED"
-            job.finished = time.time()
+        else:
+            job.answers.append(answer)
+            if job.status not in FINAL:
+                job.output, job.error = answer.get("output"), answer.get("error")
+                job.status = "FAILED" if job.error else "COMPLETED"
+                job.finished = time.time()
         await self._notify()
         return web.Response()
 

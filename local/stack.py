@@ -3,7 +3,7 @@
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -30,6 +30,7 @@ class Stack:
         folder: for the model, the bucket's files and the worker's log.
         model: a model folder; one is made if it is missing.
         more: further variables of the worker.
+        program: what Python runs as the worker.
         tell: called with what is about to be done.
     """
 
@@ -39,6 +40,7 @@ class Stack:
         *,
         model: Path | None = None,
         more: dict[str, str] | None = None,
+        program: Sequence[str] = worker.HANDLER,
         tell: Callable[[str], None] = silent,
     ) -> None:
         self.folder = folder
@@ -52,6 +54,7 @@ class Stack:
         self.process: subprocess.Popen[str] | None = None
         self._model = model or folder / "model"
         self._more = more or {}
+        self._program = program
         self._tell = tell
 
     @property
@@ -81,13 +84,13 @@ class Stack:
         self.bucket.kill()
 
     def start_worker(self) -> None:
-        """Start `python handler.py`, and return when it asks for its first job.
+        """Start the worker, and return when it asks for its first job.
 
         Raises:
             RuntimeError: it ended instead.
         """
         asked = self.api.takes
-        self.process = worker.start(self.environment, self.log)
+        self.process = worker.start(self.environment, self.log, program=self._program)
         end = time.monotonic() + READY_TIMEOUT_S
         while self.api.takes == asked:
             if self.process.poll() is not None or time.monotonic() > end:

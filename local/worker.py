@@ -6,12 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from local import children
 
 ROOT = Path(__file__).parent.parent
+HANDLER = (str(ROOT / "handler.py"),)
 # A worker must see what it is given and nothing else: no variable of this shell that means something to it.
 KEPT = {"PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH", "SSL_CERT_FILE", "COVERAGE_PROCESS_START"}
 
@@ -41,12 +42,14 @@ def environment(model: Path, *parts: Mapping[str, str]) -> dict[str, str]:
     return {key: value for part in (base, own, *parts) for key, value in part.items()}
 
 
-def start(variables: Mapping[str, str], log: Path, *arguments: str) -> subprocess.Popen[str]:
-    """Start `python handler.py`; stdout and stderr go to `log` and to `log`.err.
+def start(
+    variables: Mapping[str, str], log: Path, *arguments: str, program: Sequence[str] = HANDLER
+) -> subprocess.Popen[str]:
+    """Start `python handler.py`, or another program of Python's; stdout and stderr go to `log` and to `log`.err.
 
     It runs beside the log, so that no `.env` and no `test_input.json` of the checkout reach it.
     """
-    command = [sys.executable, str(ROOT / "handler.py"), *arguments]
+    command = [sys.executable, *program, *arguments]
     with log.open("w") as output, log.with_suffix(".err").open("w") as errors:
         return children.start(command, variables, stdout=output, stderr=errors, cwd=log.parent, start_new_session=True)
 

@@ -1,0 +1,1 @@
+"""Faults of everything around a job, and what became of the job: `make faults`."""
