@@ -7,7 +7,8 @@ from functools import partial
 from itertools import pairwise
 from typing import Any
 
-from faults.rig import STEPS, Rig, hold, result_of, rig, tried, until
+from faults.checks import hold, result_of, until
+from faults.rig import STEPS, Rig, rig, tried
 from hostile.outcome import Outcome, Suite, in_time
 from local.fault_proxy import Fault
 from local.faulty_orders import Order

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import io
 import json
 import os
 import signal
@@ -19,66 +18,20 @@ from typing import Any, Self
 
 import psutil
 import requests
-from PIL import Image
 
+from faults.checks import BrokenError, hold, picture, result_of, until
 from hostile.outcome import Outcome
+from local import worker
 from local.fault_proxy import Fault, FaultProxy
 from local.faulty_orders import Order
 from local.runpod_api import FINAL
 from local.stack import Stack
 from local.web import Reply
-from local.worker import ROOT, end_group
 
 RESULTS = "qwen-image-edit/results/"
 STEPS = 4
 SMALL = {"num_inference_steps": STEPS, "width": 256, "height": 256, "true_cfg_scale": 1.0}
-WAIT_S = 20.0  # for what comes within a second unless something is wrong
 END_S = 5.0  # for a process that must go, and for those below it
-
-
-class BrokenError(Exception):
-    """What must hold did not; says what."""
-
-
-def until(condition: Callable[[], Any], what: str, timeout_s: float = WAIT_S) -> None:
-    """Wait for something.
-
-    Raises:
-        BrokenError: it did not come.
-    """
-    end = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > end:
-            raise BrokenError(f"not after {timeout_s:g} s: {what}")
-        time.sleep(0.02)
-
-
-def hold(truth: bool, what: str) -> None:  # noqa: FBT001 - as assert has it
-    """Must hold, or BrokenError says what did not."""
-    if not truth:
-        raise BrokenError(what)
-
-
-def result_of(job: dict[str, Any]) -> dict[str, Any]:
-    """Of a job that succeeded."""
-    hold(job["status"] == "COMPLETED", f"it ended as {job['status']}: {job.get('error')}")
-    result: dict[str, Any] = job["output"]["result"]
-    return result
-
-
-def error_of(job: dict[str, Any], kind: str) -> dict[str, Any]:
-    """Of a job that failed with this type of error."""
-    hold(job["status"] == "FAILED", f"it ended as {job['status']}, not with {kind}")
-    error: dict[str, Any] = json.loads(job["error"])
-    hold(error["type"] in kind.split("|"), f"{error['type']} instead of {kind}: {error['message']}")
-    return error
-
-
-def picture() -> bytes:
-    """A small PNG."""
-    file = io.BytesIO()
-    Image.linear_gradient("L").convert("RGB").save(file, "PNG")
-    return file.getvalue()
 
 
 class Rig(Stack):
@@ -99,7 +52,7 @@ class Rig(Stack):
         self._more = {
             "S3_ENDPOINT": self.proxy.host,
             "FAULTS_FILE": str(self.orders),
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": str(worker.ROOT),
             "TMPDIR": str(self.temporary),
             "WARMUP": "0",
             **(more or {}),
@@ -132,6 +85,11 @@ class Rig(Stack):
     def reaches(self, job_id: str, stage: str) -> None:
         """Wait until a job is in a stage."""
         until(lambda: self.stage(job_id) == stage, f"the job is told to be in {stage}, but in {self.stage(job_id)}")
+
+    def seconds(self, job_id: str) -> float:
+        """From when a job was taken to its answer."""
+        job = self.api.jobs[job_id]
+        return (job.finished or 0.0) - (job.taken or 0.0)
 
     def refreshes(self, job_id: str) -> bool:
         """Whether a job's last answer asked for another worker."""
@@ -227,6 +185,11 @@ class Rig(Stack):
         except psutil.NoSuchProcess:
             return []
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the worker is gone."""
+        return self.process is None or self.process.poll() is not None
+
     def kill(self, *, group: bool = False) -> list[str]:
         """Kill -9 the worker, or all that is in its group; what is left of it."""
         if self.process is None:
@@ -259,7 +222,7 @@ class Rig(Stack):
         while (alive := [one for one in family if _lives(one)]) and time.monotonic() < end:
             time.sleep(0.05)
         names = ["a decoder" if "decoder_process" in " ".join(_words(one)) else "the heartbeat" for one in alive]
-        end_group(process)
+        worker.end_group(process)
         for one in alive:
             with contextlib.suppress(psutil.NoSuchProcess):
                 one.kill()
@@ -280,6 +243,27 @@ class Rig(Stack):
         self._more.update(variables)
         self.start_worker()
 
+    def refuses(self, **variables: str) -> str:
+        """What a worker with these variables says before it ends at once, in its one critical line.
+
+        Raises:
+            BrokenError: it starts, ends well, or says anything else.
+        """
+        self.kill()
+        asked, log = self.api.takes, self.folder / "refused.log"
+        process = worker.start({**self.environment, **variables}, log, program=self._program)
+        until(lambda: process.poll() is not None or self.api.takes > asked, "it ends, or asks for a job", 60)
+        self.process = process
+        left = self.kill()
+        self.start_worker()
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        critical = [line for line in lines if line["level"] == "CRITICAL"]
+        hold(process.returncode > 0, f"its exit code is {process.returncode}")
+        hold(len(critical) == 1 and lines[-1] == critical[0], f"it says {[line['message'] for line in lines]}")
+        hold(not left, f"left behind: {', '.join(left)}")
+        said: str = critical[0]["message"]
+        return said
+
     def abandon(self) -> None:
         """After a case in which something broke: nothing of it reaches the next."""
         self.kill()
@@ -288,26 +272,6 @@ class Rig(Stack):
             if job.status not in FINAL:
                 job.status = "CANCELLED"
         self.start_worker()
-
-
-@contextmanager
-def rig(**more: str) -> Iterator[Rig]:
-    """One on a folder of its own."""
-    with TemporaryDirectory() as folder, Rig(Path(folder) / "rig", more=more) as running:
-        yield running
-
-
-def tried(on: Rig, name: str, attempt: Callable[[], float | None]) -> Outcome:
-    """What a case came to; it took as long as it says itself, or else in all."""
-    begin = time.perf_counter()
-    through = seconds = None
-    try:
-        seconds = attempt()
-    except (BrokenError, RuntimeError, TimeoutError, requests.RequestException) as error:
-        through = str(error)[:300]
-        on.abandon()
-    on.clear()
-    return Outcome(name, through, time.perf_counter() - begin if seconds is None else seconds)
 
 
 def _lives(process: psutil.Process) -> bool:
@@ -323,3 +287,23 @@ def _words(process: psutil.Process) -> list[str]:
         return list(process.cmdline())
     except psutil.NoSuchProcess:
         return []
+
+
+@contextmanager
+def rig(**more: str) -> Iterator[Rig]:
+    """One on a folder of its own, with these variables of the worker."""
+    with TemporaryDirectory() as folder, Rig(Path(folder) / "rig", more=more) as running:
+        yield running
+
+
+def tried(on: Rig, name: str, attempt: Callable[[], float | None]) -> Outcome:
+    """What a case came to; it took as long as it says itself, or else in all."""
+    begin = time.perf_counter()
+    through = seconds = None
+    try:
+        seconds = attempt()
+    except (BrokenError, RuntimeError, TimeoutError, requests.RequestException) as error:
+        through = str(error)[:300]
+        on.abandon()
+    on.clear()
+    return Outcome(name, through, time.perf_counter() - begin if seconds is None else seconds)
