@@ -232,8 +232,11 @@ def endings(_candidate: str) -> Iterator[Outcome]:
 
 
 def _ended_busy(on: Rig, *numbers: signal.Signals) -> None:
-    on.order(Order("transformer", "slow", times=None, seconds=0.3))
-    running = [on.submit(on.request(f"busy {len(on.api.jobs)} {number}")) for number in range(2)]
+    count = on.calls()
+    on.order(Order("transformer", "slow", times=None, seconds=0.6))
+    running = [on.submit(on.request(f"busy {len(on.api.jobs)}"))]
+    until(lambda: on.calls() > count, "the model runs")
+    running.append(on.submit(on.request(f"busy {len(on.api.jobs)}")))
     on.reaches(running[1], "queue")
     process = on.process
     for number in numbers:

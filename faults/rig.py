@@ -84,7 +84,7 @@ class Rig(Stack):
 
     def reaches(self, job_id: str, stage: str) -> None:
         """Wait until a job is in a stage."""
-        until(lambda: self.stage(job_id) == stage, f"the job is told to be in {stage}, but in {self.stage(job_id)}")
+        until(lambda: self.stage(job_id) == stage, f"the job is told to be in {stage}")
 
     def seconds(self, job_id: str) -> float:
         """From when a job was taken to its answer."""

@@ -65,7 +65,7 @@ class Faults:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._said = ""
+        self._written = 0
         self._calls = self._done = 0
         self._spoil: Callable[[torch.Tensor], torch.Tensor] | None = None
         self._deeds: dict[str, Callable[[Order], object]] = {
@@ -116,9 +116,10 @@ class Faults:
 
     def _order(self) -> Order | None:
         """The one that stands; each is counted by itself."""
-        said = self._file.read_text()
-        if said != self._said:
-            self._said, self._calls, self._done = said, 0, 0
+        with self._file.open() as file:
+            said, written = file.read(), os.fstat(file.fileno()).st_mtime_ns
+        if written != self._written:
+            self._written, self._calls, self._done = written, 0, 0
         return Order(**json.loads(said)) if said else None
 
     def _hang(self, order: Order) -> None:
