@@ -6,7 +6,7 @@ SETUP := .venv/.done
 NO_SECRETS := '^(requirements\.lock|tests/data/ssrf_vectors\.json)$$'
 COMMITS := '"[0-9a-f]{40}"'
 
-.PHONY: setup demo serve test test-fast hostile mutants check format schema lock sbom clean
+.PHONY: setup demo serve test test-fast hostile faults soak mutants check format schema lock sbom clean
 
 setup: $(SETUP)  ## the virtual environment in .venv
 
@@ -30,6 +30,12 @@ test-fast: $(SETUP)  ## without the tests that start whole workers, edit at full
 hostile: $(SETUP)  ## attack the worker; leaves out/hostile.json
 	$(BIN)/python -m hostile
 
+faults: $(SETUP)  ## let everything around the worker fail; leaves out/faults.json
+	$(BIN)/python -m faults
+
+soak: $(SETUP)  ## 3,000 jobs, a fifth of them hostile, and then with a leak, which must be found; leaves out/soak.json
+	$(BIN)/python -m faults.soak
+
 mutants: $(SETUP)  ## take each guard of tests/guards.toml out: its test must fail
 	$(BIN)/python -m local.mutants
 
@@ -39,7 +45,7 @@ check: $(SETUP)  ## lint, types, import contracts, Dockerfile, unsafe calls, sec
 	$(BIN)/mypy
 	PYTHONPATH=. $(BIN)/lint-imports
 	$(BIN)/hadolint Dockerfile
-	$(BIN)/bandit --quiet --recursive --severity-level medium qwen_worker handler.py local bench hostile
+	$(BIN)/bandit --quiet --recursive --severity-level medium qwen_worker handler.py local bench hostile faults
 	git ls-files -z | xargs -0 $(BIN)/detect-secrets-hook --exclude-files $(NO_SECRETS) --exclude-lines $(COMMITS)
 
 format: $(SETUP)

@@ -6,24 +6,33 @@ Importing this module starts nothing and loads no model.
 import contextlib
 import functools
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 # The SDK reads it when imported; its own default prints whole answers.
 os.environ.setdefault("RUNPOD_LOG_LEVEL", "INFO")
 
 import runpod
 from runpod.http_client import AsyncClientSession
+from runpod.serverless.modules import rp_scale
 from runpod.serverless.modules.rp_http import send_result
 from runpod.serverless.modules.rp_logger import LOG_LEVELS, RunPodLogger
 
+from qwen_worker import fitness
 from qwen_worker import log as job_log
+from qwen_worker.build import build, build_bucket
 from qwen_worker.job import Answer
+from qwen_worker.loop import Loop
+from qwen_worker.orphans import die_with_us
 from qwen_worker.progress import Progress
+from qwen_worker.scrub import without
 from qwen_worker.settings import Settings, load_settings
 from qwen_worker.stopwatch import nobody
+
+log = logging.getLogger("qwen_worker.handler")
 
 
 @functools.cache
@@ -35,8 +44,6 @@ def settings() -> Settings:
 @functools.cache
 def worker() -> Any:
     """This process's one worker: model in memory, clients open."""
-    from qwen_worker.build import build  # noqa: PLC0415 - torch and diffusers, which importing must not load
-
     return build(settings())
 
 
@@ -74,23 +81,71 @@ def _log(logger: Any, message: Any, message_level: str = "INFO", job_id: str | N
         job_log.from_runpod(message, message_level, job_id)
 
 
-def _runs_one_job() -> bool:
-    """Whether the SDK will do one job from the command line or from test_input.json, and end."""
-    given = any(argument.startswith("--test_input") for argument in sys.argv)
-    serves = "--rp_serve_api" in sys.argv or "RUNPOD_REALTIME_PORT" in os.environ
-    return (given or "RUNPOD_WEBHOOK_GET_JOB" not in os.environ) and not serves
+def _way() -> Literal["queue", "once", "http"]:
+    """What the SDK will do: take jobs from the platform, do one (of the command line or test_input.json), or serve."""
+    said, _ = runpod.serverless.parser.parse_known_args()
+    if said.rp_serve_api or int(os.environ.get("RUNPOD_REALTIME_PORT", "0")):
+        return "http"
+    return "once" if said.test_input or "RUNPOD_WEBHOOK_GET_JOB" not in os.environ else "queue"
+
+
+def _secrets() -> tuple[str, ...]:
+    """What neither log nor platform may be told, as far as it is known by now."""
+    known = settings().secrets if settings.cache_info().currsize else ()
+    # The SDK's key stands in what aiohttp tells of a request that failed.
+    return (*known, os.environ.get("RUNPOD_AI_API_KEY", ""))
+
+
+def settings_hold() -> None:
+    """The environment describes a worker. From here on the log knows what to keep out, and how much to say."""
+    job_log.setup(settings().log_level, _secrets())
+
+
+def bucket_works() -> None:
+    """What it takes to deliver a result."""
+    fitness.bucket_works(build_bucket(settings()))
+
+
+def model_loads() -> None:
+    """It fits, is whole, and makes a picture."""
+    worker()
+
+
+def _registered(check: Callable[[], None]) -> None:
+    """Have the SDK run a check before the first job; if it fails, the SDK tells the platform why and ends."""
+
+    @functools.wraps(check)
+    def told() -> None:
+        try:
+            check()
+        except Exception as error:
+            said = str(error) if isinstance(error, fitness.Unfit) else f"{type(error).__name__}: {error}"
+            reason = without(said, _secrets())
+            log.critical(reason, extra={"check": check.__name__})
+            log.debug("where it failed", exc_info=error)
+            # The SDK would say the same again.
+            RunPodLogger().level = "NOTSET"
+            raise fitness.Unfit(reason) from None
+
+    runpod.serverless.register_fitness_check(told)
 
 
 def main() -> None:
-    """Start the worker. What stops it from working is raised here, logged as JSON, and ends in exit code 1."""
+    """Start the worker. What stops it from working is logged as JSON, and ends in exit code 1."""
     RunPodLogger.log = _log
     job_log.setup("INFO")
-    # The SDK's key stands in what aiohttp tells of a request that failed.
-    job_log.setup(settings().log_level, (*settings().secrets, os.environ.get("RUNPOD_AI_API_KEY", "")))
-    worker()
+    if _way() == "queue":
+        # From cheap to dear: a worker that is set up wrongly costs seconds.
+        for check in (settings_hold, bucket_works, model_loads):
+            _registered(check)
+    else:
+        settings_hold()
+        model_loads()
+    rp_scale.JobScaler = lambda config: Loop(config, worker().intake)
+    die_with_us()
     runpod.serverless.start(
         {
-            "handler": _shown if _runs_one_job() else handler,
+            "handler": _shown if _way() == "once" else handler,
             "concurrency_modifier": lambda _current: 1 + settings().prefetch,
         }
     )

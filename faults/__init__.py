@@ -1,1 +1,1 @@
-"""Faults of everything around a job, and what became of the job: `make faults`."""
+"""What fails around the worker: storage, processes, deadlines. Nothing gets lost; run as `python -m faults`."""

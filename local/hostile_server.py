@@ -80,6 +80,10 @@ class Peer:
         if announced := re.search(rb"\r\ncontent-length: *(\d+)", before, re.IGNORECASE):
             self.drain(int(announced[1]) - len(body))
 
+    def end(self) -> None:
+        """Hang up, whatever was said."""
+        self.connection.close()
+
     def reset(self) -> None:
         """Tear the connection down, so that the client sees a reset."""
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_0)
@@ -105,13 +109,14 @@ class HostileServer(Listener):
     Args:
         behaviour: what to do with a connection.
         context: TLS is spoken first, if given; without a close_notify at the end.
+        port: where; 0: wherever there is room.
     """
 
-    def __init__(self, behaviour: Behaviour, context: ssl.SSLContext | None = None) -> None:
+    def __init__(self, behaviour: Behaviour, context: ssl.SSLContext | None = None, port: int = 0) -> None:
         self._behaviour = behaviour
         self._context = context
         self._open: set[socket.socket] = set()
-        super().__init__(self._play)
+        super().__init__(self._play, port)
 
     def url(self, target: str) -> str:
         """The address of a path."""

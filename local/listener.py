@@ -12,11 +12,12 @@ class Listener:
 
     Args:
         serve: is given each connection; what ends it with OSError ends it alone.
+        port: where; 0: wherever there is room.
     """
 
-    def __init__(self, serve: Callable[[socket.socket], None]) -> None:
+    def __init__(self, serve: Callable[[socket.socket], None], port: int = 0) -> None:
         self._serve = serve
-        self._server = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self._server = socket.create_server(("127.0.0.1", port), backlog=64)
         self.port: int = self._server.getsockname()[1]
         self._thread = threading.Thread(target=self._accept, daemon=True)
         self._thread.start()

@@ -2,17 +2,22 @@
 
 The worker's half, as runpod 1.12 calls it: job-take, job-take-batch, job-done, job-stream, job-stop, ping. The
 client's half, as the platform documents it: run, runsync, status, stream, cancel, health. As on the platform, a job
-whose answer carries a truthy `error` is FAILED.
+whose answer carries a truthy `error` is FAILED, and the jobs of a worker that is gone are handed out again. It can also
+be told to behave badly: see `LocalRunPod`.
 """
 
 import asyncio
+import json
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 from aiohttp import web
+
+from local.runpod_faults import Fault
 
 ENDPOINT = "local"
 KEY = "local-key"
@@ -20,6 +25,8 @@ POLL_S = 10.0  # how long a worker's question is held open
 RUNSYNC_WAIT_S = 90.0  # the platform's default
 FINAL = {"COMPLETED", "FAILED", "CANCELLED"}
 MAX_BODY = 20 * 1024**2  # bytes, of /runsync
+GONE_S = 10.0  # without a ping that names it, a job's worker is gone
+LOOK_S = 0.5
 
 
 @dataclass
@@ -38,6 +45,8 @@ class Job:
     answers: list[Any] = field(default_factory=list)  # whatever was posted as its end, as it came
     created: float = field(default_factory=time.time)
     taken: float | None = None
+    seen: float = 0.0  # when its worker last told that it has it
+    stop_pod: bool = False  # whether its answer asked for a fresh worker
     finished: float | None = None
 
     def public(self) -> dict[str, Any]:
@@ -55,12 +64,28 @@ class Job:
 
 
 class LocalRunPod:
-    """The API in a thread of this process. Use it as a context manager."""
+    """The API in a thread of this process. Use it as a context manager.
+
+    Attributes:
+        takes: questions for jobs; `take_times` when they came, `done_times` when final answers did.
+        pings: heartbeats; `last_ping` what the last one told.
+        take_fault: befalls questions for jobs; `stop_fault` those for stops, `done_fault` final answers.
+        deform: makes something else of the jobs that are handed out.
+        body_delay_s: between the head of an answer with jobs and the jobs.
+    """
 
     def __init__(self) -> None:
         self.jobs: dict[str, Job] = {}
         self.pings = 0
+        self.last_ping: dict[str, str] = {}  # its query
         self.takes = 0
+        self.take_times: list[float] = []
+        self.done_times: list[float] = []
+        self.take_fault: Fault | None = None
+        self.stop_fault: Fault | None = None
+        self.done_fault: Fault | None = None
+        self.deform: Callable[[list[dict[str, Any]]], Any] | None = None
+        self.body_delay_s = 0.0
         self._stops: list[str] = []
         self._loop = asyncio.new_event_loop()
         self._changed = asyncio.Condition()
@@ -101,14 +126,9 @@ class LocalRunPod:
         self._loop.close()
 
     def requeue(self, job_id: str) -> None:
-        """Hand a job out again, as the platform does when its worker is gone."""
-
-        async def back() -> None:
-            job = self.jobs[job_id]
-            job.status, job.output = "IN_QUEUE", None
-            await self._notify()
-
-        asyncio.run_coroutine_threadsafe(back(), self._loop).result(10)
+        """Hand a job out again at once, as the platform does when its worker is gone."""
+        job = self.jobs[job_id]
+        asyncio.run_coroutine_threadsafe(self._put_back([job]), self._loop).result(10)
 
     async def _start(self) -> None:
         app = web.Application(client_max_size=MAX_BODY)
@@ -134,6 +154,7 @@ class LocalRunPod:
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
         await site.start()
         self.port = self._runner.addresses[0][1]
+        self._looking = asyncio.create_task(self._look())
 
     async def _end(self) -> None:
         await self._runner.cleanup()
@@ -144,34 +165,57 @@ class LocalRunPod:
 
     # --- the worker's half
 
-    async def _take(self, request: web.Request) -> web.Response:
+    async def _take(self, request: web.Request) -> web.StreamResponse:
         self.takes += 1
-        count = int(request.query.get("batch_size", "1"))
+        self.take_times.append(time.monotonic())
+        if self.take_fault and self.take_fault.happens():
+            return await self.take_fault.befall(request)
+        worker = request.match_info["worker"]
+        if request.query.get("job_in_progress") == "0":
+            # Of whatever it had it knows nothing: this is another life.
+            await self._put_back(self._of(worker))
         found = await self._until(self._queued, POLL_S)
         if not found or request.transport is None or request.transport.is_closing():
             # Nothing to do, or nobody there: a worker that was killed while it asked must not take the next one's job.
             return web.Response(status=204)
-        taken = self._queued()[:count]
+        taken = self._queued()[: int(request.query.get("batch_size", "1"))]
         for job in taken:
-            job.status, job.taken, job.worker = "IN_PROGRESS", time.time(), request.match_info["worker"]
+            job.status, job.taken, job.worker, job.seen = "IN_PROGRESS", time.time(), worker, time.monotonic()
         await self._notify()
-        handed = [{"id": job.id, "input": job.input} for job in taken]
-        return web.json_response(handed if "job-take-batch" in request.path else handed[0])
+        jobs = [{"id": job.id, "input": job.input} for job in taken]
+        handed = self.deform(jobs) if self.deform else jobs if "job-take-batch" in request.path else jobs[0]
+        if not self.body_delay_s:
+            return web.json_response(handed)
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await response.prepare(request)
+        await asyncio.sleep(self.body_delay_s)
+        await response.write(json.dumps(handed).encode())
+        return response
 
-    async def _stop(self, _request: web.Request) -> web.Response:
+    async def _stop(self, request: web.Request) -> web.StreamResponse:
+        if self.stop_fault and self.stop_fault.happens():
+            return await self.stop_fault.befall(request)
         if not await self._until(lambda: self._stops, POLL_S):
             return web.Response(status=204)
         stops, self._stops = self._stops, []
         return web.json_response({"jobsToStop": stops})
 
-    async def _ping(self, _request: web.Request) -> web.Response:
+    async def _ping(self, request: web.Request) -> web.Response:
         self.pings += 1
+        self.last_ping = dict(request.query)
+        for job_id in request.query.get("job_id", "").split(","):
+            if job_id in self.jobs:
+                self.jobs[job_id].seen = time.monotonic()
         return web.Response()
 
-    async def _done(self, request: web.Request) -> web.Response:
+    async def _done(self, request: web.Request) -> web.StreamResponse:
         job = self._job(request)
         # The SDK says form-urlencoded and sends JSON.
         answer = await request.json()
+        if answer.get("status") != "IN_PROGRESS":
+            self.done_times.append(time.monotonic())
+            if self.done_fault and self.done_fault.happens():
+                return await self.done_fault.befall(request)
         if answer.get("status") == "IN_PROGRESS" and job.status in FINAL:
             job.late.append(answer["output"])
         elif answer.get("status") == "IN_PROGRESS":
@@ -183,6 +227,9 @@ class LocalRunPod:
                 job.output, job.error = answer.get("output"), answer.get("error")
                 job.status = "FAILED" if job.error else "COMPLETED"
                 job.finished = time.time()
+        if answer.get("stopPod"):
+            job.stop_pod = True
+            await self._put_back(self._of(job.worker))
         await self._notify()
         return web.Response()
 
@@ -250,6 +297,23 @@ class LocalRunPod:
 
     def _queued(self) -> list[Job]:
         return [job for job in self.jobs.values() if job.status == "IN_QUEUE"]
+
+    def _of(self, worker: str | None) -> list[Job]:
+        return [job for job in self.jobs.values() if job.status == "IN_PROGRESS" and job.worker == worker]
+
+    async def _put_back(self, jobs: list[Job]) -> None:
+        for job in jobs:
+            job.status, job.output = "IN_QUEUE", None
+        await self._notify()
+
+    async def _look(self) -> None:
+        """Hand out again the jobs that no ping names any more."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            least = time.monotonic() - GONE_S
+            gone = [job for job in self.jobs.values() if job.status == "IN_PROGRESS" and job.seen < least]
+            if gone:
+                await self._put_back(gone)
 
     async def _notify(self) -> None:
         async with self._changed:

@@ -8,6 +8,7 @@ the picture, is the only key that is written again: of two workers that do so at
 its picture is at worst made once more.
 """
 
+import contextlib
 import hashlib
 import logging
 import re
@@ -25,6 +26,7 @@ from qwen_worker.storage import Bucket, reading_cache
 log = logging.getLogger(__name__)
 
 RESULT_KEY = re.compile(r"results/[0-9a-f]{64}/[A-Za-z0-9_-]{1,150}\.(png|jpg|webp)")
+MAX_MANIFEST_BYTES = 1_000_000
 
 
 class Finished(BaseModel):
@@ -39,12 +41,16 @@ class Finished(BaseModel):
 
 
 class Manifest(BaseModel):
-    """The finished pictures of one request by their numbers, and the versions of all that made them."""
+    """The finished pictures of one request by their numbers, and the versions of all that made them.
+
+    `started` is how often a worker began to make some and was not heard of again.
+    """
 
     model_config = Frozen
 
     versions: dict[str, str]
     finished: dict[int, Finished]
+    started: int = 0
 
 
 @dataclass(frozen=True)
@@ -59,22 +65,33 @@ class Archive:
     bucket: Bucket
     versions: Mapping[str, str]
 
-    def find(self, digest: str) -> dict[int, Finished]:
-        """The finished pictures of a request by their numbers: those that are still there as they were written.
+    def find(self, digest: str) -> Manifest:
+        """The manifest of a request, with those of its pictures that are still there as they were written.
 
         Raises:
             CacheReadFailed: the bucket could not be read.
         """
         with reading_cache():
-            stored = self.bucket.get(_manifest_key(digest))
+            stored = self.bucket.get(_manifest_key(digest), MAX_MANIFEST_BYTES)
             if stored is None:
-                return {}
+                return self._manifest({})
             try:
-                finished = Manifest.model_validate_json(stored.data).finished
+                found = Manifest.model_validate_json(stored.data) if stored.intact else None
             except ValidationError:
+                found = None
+            if found is None:
                 log.warning("manifest is damaged", extra={"object_key": _manifest_key(digest)})
-                return {}
-            return {number: one for number, one in finished.items() if self._is_there(digest, one)}
+                return self._manifest({})
+            there = {number: one for number, one in found.finished.items() if self._is_there(digest, one)}
+            return found.model_copy(update={"finished": there})
+
+    def begin(self, digest: str, known: Manifest) -> None:
+        """Note in the manifest that the making of pictures begins; what writes it next takes the note away.
+
+        Raises:
+            StorageError: the bucket could not be written: the pictures could not be stored either.
+        """
+        self._write(digest, self._manifest(known.finished, known.started + 1))
 
     def store(self, digest: str, job_id: str, number: int, encoded: Encoded) -> str:
         """Write a picture, make sure that it is there, and return its key.
@@ -83,20 +100,31 @@ class Archive:
             StorageError: the bucket could not be written, or does not have what was written.
         """
         key = object_key(digest, job_id, number, encoded.extension)
-        self.bucket.put(key, encoded.data, encoded.content_type)
-        found = self.bucket.stat(key)
-        if found is None or (found.size, found.sha256) != (len(encoded.data), encoded.sha256):
-            raise StorageError("the bucket does not have what it acknowledged: try again")
+        self.bucket.put(key, encoded.data, encoded.content_type, proven=True)
         return key
 
-    def remember(self, digest: str, finished: Mapping[int, Finished]) -> None:
-        """Write the manifest; a failure is logged, since the pictures are there."""
-        said = Manifest(versions=dict(self.versions), finished=dict(sorted(finished.items())))
+    def remember(self, digest: str, finished: Mapping[int, Finished], started: int = 0) -> None:
+        """Write the manifest; a failure is logged, since the pictures are there.
+
+        Args:
+            digest: of the request.
+            finished: its pictures.
+            started: how often they were begun, if there are more to come.
+        """
         try:
-            self.bucket.put(_manifest_key(digest), said.model_dump_json(by_alias=True).encode(), "application/json")
+            self._write(digest, self._manifest(finished, started))
         except StorageError as error:
             reason = {"object_key": _manifest_key(digest), "reason": error.message}
             log.warning("manifest could not be written", extra=reason)
+
+    def settle(self, digest: str, finished: Mapping[int, Finished]) -> None:
+        """Take the note of `begin` away after a failure: the manifest too, if there is nothing else in it."""
+        with contextlib.suppress(StorageError):
+            if not finished:
+                self.bucket.delete(_manifest_key(digest))
+                return
+        # Not everybody who may write may delete.
+        self.remember(digest, finished)
 
     def read(self, finished: Finished) -> bytes | None:
         """The file of a picture, or None if it is not what was written.
@@ -105,7 +133,7 @@ class Archive:
             CacheReadFailed: the bucket could not be read.
         """
         with reading_cache():
-            stored = self.bucket.get(finished.key)
+            stored = self.bucket.get(finished.key, finished.size, known=True)
         return stored.data if stored and stored.intact else None
 
     def link(self, key: str, content_type: str) -> Link:
@@ -138,6 +166,12 @@ class Archive:
         if found is None:
             raise _no_key("is not there (any more): send the request again that made it")
         return self.link(key, found.content_type)
+
+    def _manifest(self, finished: Mapping[int, Finished], started: int = 0) -> Manifest:
+        return Manifest(versions=dict(self.versions), finished=dict(sorted(finished.items())), started=started)
+
+    def _write(self, digest: str, said: Manifest) -> None:
+        self.bucket.put(_manifest_key(digest), said.model_dump_json(by_alias=True).encode(), "application/json")
 
     def _is_there(self, digest: str, one: Finished) -> bool:
         if not (RESULT_KEY.fullmatch(one.key) and one.key.startswith(f"results/{digest}/")):

@@ -4,16 +4,13 @@ import functools
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qwen_worker.archive import Archive
 from qwen_worker.family import TEXT_TO_IMAGE_SIZE
 from qwen_worker.images.decoder import Decoder, Limits
+from qwen_worker.intake import Intake
 from qwen_worker.job import Jobs
-from qwen_worker.model.device import device
-from qwen_worker.model.edit import Editor
-from qwen_worker.model.hub import Origin
-from qwen_worker.model.load import load
 from qwen_worker.originals import Originals
 from qwen_worker.schema import INPUTS, MAX_IMAGES, Rules
 from qwen_worker.service import Service
@@ -24,6 +21,10 @@ from qwen_worker.sources.fetch import Fetcher
 from qwen_worker.storage import Bucket
 from qwen_worker.upload import Uploader
 from qwen_worker.versions import versions
+
+# Torch and diffusers are imported when a model is: the bucket can be looked at in a moment.
+if TYPE_CHECKING:
+    from qwen_worker.model.edit import Editor
 
 log = logging.getLogger(__name__)
 
@@ -40,9 +41,10 @@ def build(settings: Settings) -> Jobs:
     return assemble(settings, build_editor(settings))
 
 
-def assemble(settings: Settings, editor: Editor) -> Jobs:
+def assemble(settings: Settings, editor: "Editor") -> Jobs:
     """Put a worker together around a loaded model."""
     bucket, made_with = build_bucket(settings), versions()
+    intake = Intake()
     # For each job on its way: fetch its pictures, the mask too, and keep those of the job before.
     io = ThreadPoolExecutor(2 * (MAX_IMAGES + 1) * (1 + settings.prefetch), thread_name_prefix="io")
     service = Service(
@@ -53,9 +55,11 @@ def assemble(settings: Settings, editor: Editor) -> Jobs:
         io=io,
         gpu=ThreadPoolExecutor(1, thread_name_prefix="gpu"),
         max_output_pixels=settings.max_output_pixels,
+        intake=intake,
     )
     rules = build_rules(settings)
-    return Jobs(service, rules, functools.partial(about, settings, editor, rules, made_with))
+    tell = functools.partial(about, settings, editor, rules, made_with)
+    return Jobs(service, rules, tell, budget=settings.budget, intake=intake)
 
 
 def build_rules(settings: Settings) -> Rules:
@@ -82,8 +86,10 @@ def build_rules(settings: Settings) -> Rules:
     )
 
 
-def about(settings: Settings, editor: Editor, rules: Rules, made_with: dict[str, str]) -> dict[str, Any]:
+def about(settings: Settings, editor: "Editor", rules: Rules, made_with: dict[str, str]) -> dict[str, Any]:
     """What `health` tells of the worker: nothing secret, and without any GPU time."""
+    from qwen_worker.model.device import device  # noqa: PLC0415
+
     operations = [name for name in INPUTS if name != "generate" or rules.generate]
     return {
         "model_id": editor.model_id,
@@ -125,7 +131,7 @@ def build_sources(settings: Settings, bucket: Bucket) -> Sources:
         hosts=settings.hosts,
         max_redirects=settings.max_redirects,
     )
-    return Sources(fetcher, SourceCache(bucket))
+    return Sources(fetcher, SourceCache(bucket, settings.max_image_bytes))
 
 
 def limits(settings: Settings) -> Limits:
@@ -139,8 +145,12 @@ def decoder(of: Limits) -> Decoder:
     return Decoder(of)
 
 
-def build_editor(settings: Settings) -> Editor:
+def build_editor(settings: Settings) -> "Editor":
     """The models, warm."""
+    from qwen_worker.model.edit import Editor  # noqa: PLC0415
+    from qwen_worker.model.hub import Origin  # noqa: PLC0415
+    from qwen_worker.model.load import load  # noqa: PLC0415
+
     begin = time.perf_counter()
     model = load(
         settings.model_id,
@@ -151,6 +161,7 @@ def build_editor(settings: Settings) -> Editor:
         allow_cpu=settings.allow_cpu,
         t2i=Origin(settings.t2i_model_id, settings.t2i_model_revision) if settings.t2i else None,
         loras=settings.loras,
+        weights_gb=settings.weights_gb,
     )
     loaded = time.perf_counter()
     for row in filter(None, (settings.model, settings.t2i)):

@@ -21,10 +21,6 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Self
 
-import urllib3
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-
 _current: contextvars.ContextVar["Deadline | None"] = contextvars.ContextVar("deadline", default=None)
 _of_task: contextvars.ContextVar["set[Deadline] | None"] = contextvars.ContextVar("deadlines", default=None)
 
@@ -149,16 +145,6 @@ def cut_when_cancelled() -> Iterator[None]:
         _of_task.reset(token)
 
 
-class Patience(urllib3.Retry):
-    """Retries whose pauses, even those that a server asks for, end with the thread's deadline."""
-
-    def sleep(self, response: urllib3.BaseHTTPResponse | None = None) -> None:
-        """As urllib3.Retry.sleep."""
-        asked = self.get_retry_after(response) if response else None
-        if deadline := current():
-            deadline.wait(asked or self.get_backoff_time())
-
-
 class Watched:
     """Mixin of urllib3 connections: each request, on a new socket or a kept one, obeys the thread's deadline."""
 
@@ -166,17 +152,11 @@ class Watched:
     timeout: float | None
 
     def _new_conn(self) -> socket.socket:
-        deadline = current()
-        if deadline:
+        # What dials guards the socket itself, before it is connected.
+        if deadline := current():
             deadline.check()
             self.timeout = min(self.timeout or deadline.left, deadline.left)
         sock: socket.socket = super()._new_conn()  # type: ignore[misc]
-        if deadline:
-            try:
-                deadline.guard(sock)
-            except TimeoutError:
-                sock.close()
-                raise
         return sock
 
     def putrequest(self, *args: Any, **options: Any) -> None:
@@ -184,23 +164,3 @@ class Watched:
         if self.sock is not None and (deadline := current()):
             deadline.guard(self.sock)
         super().putrequest(*args, **options)  # type: ignore[misc]
-
-
-class _WatchedHTTP(Watched, HTTPConnection):
-    pass
-
-
-class _WatchedHTTPS(Watched, HTTPSConnection):
-    pass
-
-
-class _HTTPPool(HTTPConnectionPool):
-    ConnectionCls = _WatchedHTTP
-
-
-class _HTTPSPool(HTTPSConnectionPool):
-    ConnectionCls = _WatchedHTTPS
-
-
-#: For `urllib3.PoolManager.pool_classes_by_scheme`.
-WATCHED_POOLS = {"http": _HTTPPool, "https": _HTTPSPool}

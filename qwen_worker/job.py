@@ -10,8 +10,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from qwen_worker import log as job_log
+from qwen_worker.budget import ENDLESS, Budget, Clock
 from qwen_worker.deadlines import cut_when_cancelled
 from qwen_worker.errors import BadInput, CacheReadFailed, DownloadFailed, ModelError, StorageError, WorkerError
+from qwen_worker.intake import Intake
 from qwen_worker.request import parse
 from qwen_worker.result import ImageResult
 from qwen_worker.schema import MAX_IMAGES, MAX_URL_LENGTH, HealthInput, PresignInput, Rules, is_data
@@ -35,6 +37,9 @@ UNFORESEEN: dict[str, type[WorkerError]] = {
     "encode": ModelError,
     "upload": StorageError,
 }
+
+#: stages whose threads cannot be stopped from outside: one that is stuck is lost, and its process with it
+THREADS = {"decode", "edit", "encode"}
 
 
 @dataclass(frozen=True)
@@ -65,12 +70,24 @@ class Jobs:
         service: does them.
         rules: of requests.
         about: what `health` tells besides uptime and counts.
+        budget: the time of a job.
+        intake: whether jobs are to be brought.
     """
 
-    def __init__(self, service: Service, rules: Rules, about: Callable[[], dict[str, Any]]) -> None:
+    def __init__(
+        self,
+        service: Service,
+        rules: Rules,
+        about: Callable[[], dict[str, Any]],
+        *,
+        budget: Budget = ENDLESS,
+        intake: Intake | None = None,
+    ) -> None:
+        self.intake = intake or Intake()
         self._service = service
         self._rules = rules
         self._about = about
+        self._budget = budget
         self._begin = time.monotonic()
         self._jobs: Counter[str] = Counter()
         self._pictures: Counter[str] = Counter()
@@ -83,15 +100,18 @@ class Jobs:
             tell: called with the job's stages and steps, from any thread.
         """
         job_id = _id_of(job)
-        watch = Stopwatch("validate", tell)
+        clock = Clock(self._budget)
+        watch = Stopwatch("validate", tell, clock)
         results: list[ImageResult] = []
         with job_log.job_context(job_id):
             try:
-                answer = await self._success(job, job_id, watch, results)
+                async with clock:
+                    clock.begin("validate")
+                    answer = await self._success(job, job_id, watch, results)
             except WorkerError as error:
                 answer = self._failed(error, watch, results)
             except Exception as error:  # noqa: BLE001 - the one place
-                unforeseen = UNFORESEEN[watch.stage]("internal error: the worker's log says more, under this job's id")
+                unforeseen = _too_late(watch.stage, clock.seconds) if clock.has_ended else _unforeseen(watch.stage)
                 unforeseen.__cause__ = error
                 answer = self._failed(unforeseen, watch, results)
         return answer
@@ -159,6 +179,17 @@ class Jobs:
             "jobs": dict(self._jobs),
             "pictures": {name: self._pictures[name] for name in ("made", "reused")},
         }
+
+
+def _unforeseen(stage: str) -> WorkerError:
+    return UNFORESEEN[stage]("internal error: the worker's log says more, under this job's id")
+
+
+def _too_late(stage: str, seconds: float) -> WorkerError:
+    """A stage has not ended by itself: what it was waiting for is stuck, or the job waited too long for its turn."""
+    return UNFORESEEN[stage](
+        f"the worker gave up after {seconds:.3g} s: try again", retryable=True, refresh_worker=stage in THREADS
+    )
 
 
 def _id_of(job: Any) -> str:

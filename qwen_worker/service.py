@@ -2,10 +2,12 @@
 
 import asyncio
 import base64
+import contextlib
+import contextvars
 import json
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,11 +15,14 @@ from weakref import WeakValueDictionary
 
 from PIL import Image
 
-from qwen_worker.archive import Archive, Finished
-from qwen_worker.errors import StorageError
+from qwen_worker.archive import Archive, Finished, Manifest
+from qwen_worker.company import Company, Member
+from qwen_worker.deadlines import cut_when_cancelled
+from qwen_worker.errors import ModelError, StorageError
 from qwen_worker.images.encode import encode, largest
 from qwen_worker.images.geometry import plan
 from qwen_worker.inline import check_answer
+from qwen_worker.intake import Intake
 from qwen_worker.originals import Originals
 from qwen_worker.prepared import Prepared, prepare
 from qwen_worker.request import ImageRequest, Knobs
@@ -29,6 +34,8 @@ from qwen_worker.threads import off
 from qwen_worker.upload import Uploader
 
 log = logging.getLogger(__name__)
+
+MOST_STARTS = 10  # that came to nothing, of one request: each costs the start of a worker
 
 
 class Editor(Protocol):
@@ -53,8 +60,25 @@ class Editor(Protocol):
         mask: Image.Image | None,
         cancelled: threading.Event,
         told: Callable[[int, int], None],
+        left_s: float,
     ) -> Image.Image:
-        """Make the picture; tells the passes done and those in all; raises ModelError."""
+        """Make the picture in the seconds left; tells the passes done and those in all; raises ModelError."""
+
+
+class _UnfitError(Exception):
+    """An edit before this one has shown that there can be no more."""
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One job; `finish` is called with each of its pictures as soon as it is stored."""
+
+    request: ImageRequest
+    digest: str
+    job_id: str
+    sources: Sequence[Source]
+    watch: Stopwatch
+    finish: Callable[["Done"], None]
 
 
 @dataclass(frozen=True)
@@ -77,6 +101,7 @@ class Service:
         io: threads for the network and for pictures.
         gpu: the one thread of the model.
         max_output_pixels: of a result.
+        intake: closed while a job must be alone.
     """
 
     def __init__(
@@ -89,6 +114,7 @@ class Service:
         io: Executor,
         gpu: Executor,
         max_output_pixels: int,
+        intake: Intake | None = None,
     ) -> None:
         self._originals = originals
         self._editor = editor
@@ -97,6 +123,8 @@ class Service:
         self._io = io
         self._gpu = gpu
         self._max_output_pixels = max_output_pixels
+        self._company = Company(intake or Intake())
+        self._unfit = False  # the model's device, or this process, can do no more edits
         self._running: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def presign(self, object_key: str) -> Link:
@@ -120,21 +148,39 @@ class Service:
         """
         if request.upload_url:
             await off(self._io, self._uploader.check, request.upload_url)
+        async with self._company.present() as member:
+            await self._images(request, job_id, watch, deliver, member)
+
+    async def _images(
+        self,
+        request: ImageRequest,
+        job_id: str,
+        watch: Stopwatch,
+        deliver: Callable[[ImageResult], None],
+        member: Member,
+    ) -> None:
         watch.begin("fetch")
         sources = await self._originals.fetched(request)
         cache: CacheState = ("hit" if all(source.hit for source in sources) else "miss") if sources else None
         digest = self._digest(request, sources)
+
+        def finish(done: Done) -> None:
+            if not request.upload_url:
+                deliver(self._result(request, done, cache, watch))
+
         watch.begin("lookup")
         # Of jobs that ask for the same, one works, and the others find what it made.
         lock = self._running.setdefault(digest, asyncio.Lock())
-        async with lock:
-            async for done in self._done(request, digest, job_id, sources, watch):
-                if not request.upload_url:
-                    deliver(self._result(request, done, cache, watch))
+        async with self._company.aside(member):
+            await lock.acquire()
+        try:
+            done = await self._done(_Work(request, digest, job_id, sources, watch, finish), member)
+        finally:
+            lock.release()
         if request.upload_url:
             # A single result; and nobody who asks for the same waits for the caller's host.
-            watch.begin("upload")
-            told = await self._upload(request.upload_url, done)
+            watch.begin("upload", self._uploader.timeout_s)
+            told = await self._upload(request.upload_url, done, watch)
             deliver(self._result(request, done, cache, watch, uploaded=not told, warnings=told))
 
     def _digest(self, request: ImageRequest, sources: Sequence[Source]) -> str:
@@ -146,31 +192,50 @@ class Service:
         maker = json.dumps([models, loras, dict(self._archive.versions)], sort_keys=True)
         return request.digest([one.sha256 for one in images], [one.sha256 for one in masks], maker)
 
-    async def _done(
-        self, request: ImageRequest, digest: str, job_id: str, sources: Sequence[Source], watch: Stopwatch
-    ) -> AsyncIterator[Done]:
-        """The pictures of a request, one after the other."""
-        known = await off(self._io, self._archive.find, digest)
-        found = await self._found(request, known)
+    async def _done(self, work: _Work, member: Member) -> Done:
+        """The pictures of a request, one after the other; returns the last."""
+        request = work.request
+        known = await off(self._io, self._archive.find, work.digest)
+        found = await self._found(request, known.finished)
         if len(found) == request.num_images:
             check_answer(request, [found[number].finished.size for number in range(request.num_images)])
             # Of another address perhaps, but the same bytes: they were decoded when the result was made.
             meta = found[0].finished.meta
-            self._originals.keep(sources, [*meta.sources, *filter(None, [meta.mask])])
+            self._originals.keep(work.sources, [*meta.sources, *filter(None, [meta.mask])])
             for number in range(request.num_images):
-                yield found[number]
-            return
-        prepared = await self._prepared(request, sources, found, watch)
-        for number in range(request.num_images):
-            if number in found:
-                yield found[number]
-                continue
-            watch.image(number + 1, request.num_images)
-            one = await self._one(request.numbered(number), number, digest, job_id, prepared, watch)
-            # At once: what is finished is found again, whatever becomes of this job.
-            known = {**known, number: one.finished}
-            await off(self._io, self._archive.remember, digest, known)
-            yield one
+                work.finish(found[number])
+            return found[request.num_images - 1]
+        async with contextlib.AsyncExitStack() as stack:
+            if known.started:
+                _check_starts(known.started)
+                work.watch.begin("queue")
+                await stack.enter_async_context(self._company.alone(member, known.started))
+            prepared = await self._prepared(work, found)
+            return await self._made(work, prepared, known, found)
+
+    async def _made(self, work: _Work, prepared: Prepared, known: Manifest, found: Mapping[int, Done]) -> Done:
+        """Make what was not found. Should the process end meanwhile, the manifest says that it was at it."""
+        await off(self._io, self._archive.begin, work.digest, known)
+        finished = dict(known.finished)
+        try:
+            for number in range(work.request.num_images):
+                if number in found:
+                    done = found[number]
+                else:
+                    work.watch.image(number + 1, work.request.num_images)
+                    done = await self._one(work, number, prepared)
+                    # At once: what is finished is found again, whatever becomes of this job.
+                    finished[number] = done.finished
+                    started = known.started + 1 if number + 1 < work.request.num_images else 0
+                    await off(self._io, self._archive.remember, work.digest, finished, started)
+                work.finish(done)
+        except BaseException as error:
+            if not getattr(error, "refresh_worker", False):
+                # The process goes on, so it was not the job that ended it. No answer waits for this.
+                context = contextvars.copy_context()
+                self._io.submit(context.run, self._archive.settle, work.digest, finished)
+            raise
+        return done
 
     async def _found(self, request: ImageRequest, known: Mapping[int, Finished]) -> dict[int, Done]:
         """Those of the pictures that need not be made: with their files, if the request needs those."""
@@ -182,11 +247,10 @@ class Service:
                     found[number] = Done(known[number], data, reused=True)
         return found
 
-    async def _prepared(
-        self, request: ImageRequest, sources: Sequence[Source], found: Mapping[int, Done], watch: Stopwatch
-    ) -> Prepared:
+    async def _prepared(self, work: _Work, found: Mapping[int, Done]) -> Prepared:
         """Everything that can be refused is refused here, before the GPU's turn."""
-        watch.begin("decode")
+        request, sources = work.request, work.sources
+        work.watch.begin("decode")
         originals = await self._originals.decoded(request, sources)
         images = [original.image.size for original in originals[: len(request.images)]]
         planned = plan(request, images, grid=self._editor.grid, max_output_pixels=self._max_output_pixels)
@@ -197,15 +261,14 @@ class Service:
         self._originals.keep(sources, [original.told() for original in originals])
         return await off(self._io, prepare, request, planned, originals, self._editor.grid)
 
-    async def _one(
-        self, request: ImageRequest, number: int, digest: str, job_id: str, prepared: Prepared, watch: Stopwatch
-    ) -> Done:
+    async def _one(self, work: _Work, number: int, prepared: Prepared) -> Done:
+        request, watch = work.request.numbered(number), work.watch
         made = await self._on_gpu(request, prepared, watch)
         watch.begin("encode")
         image, geometry, warnings = await off(self._io, prepared.delivered, request, made)
         encoded = await off(self._io, encode, image, request.output_format, request.output_quality)
         watch.begin("upload")
-        key = await off(self._io, self._archive.store, digest, job_id, number, encoded)
+        key = await off(self._io, self._archive.store, work.digest, work.job_id, number, encoded)
         model_id, revision = self._editor.made_by(request)
         told = [original.told() for original in prepared.originals]
         meta = Meta(
@@ -229,8 +292,19 @@ class Service:
         canvas = prepared.plan.target.canvas
 
         def edit() -> Image.Image:
+            if self._unfit:
+                raise _UnfitError
+            left_s = watch.left
+            if left_s <= 0:
+                raise ModelError("the worker was busy for too long: try again", retryable=True)
             watch.begin("edit")
-            return self._editor.edit(request, canvas, prepared.references, prepared.cells, cancelled, watch.step)
+            try:
+                references, cells = prepared.references, prepared.cells
+                return self._editor.edit(request, canvas, references, cells, cancelled, watch.step, left_s)
+            except ModelError as error:
+                # Here, in the one thread of the model: the next job's turn comes at once.
+                self._unfit = error.refresh_worker
+                raise
 
         watch.begin("queue")
         if prepared.is_empty:
@@ -239,6 +313,9 @@ class Service:
             return prepared.references[0]
         try:
             return await off(self._gpu, edit)
+        except _UnfitError:
+            # Without an answer the platform gives the job to another worker.
+            raise asyncio.CancelledError from None
         finally:
             # A job that was stopped must not keep the GPU from the next one.
             cancelled.set()
@@ -268,11 +345,24 @@ class Service:
             meta=said.model_copy(update=changes),
         )
 
-    async def _upload(self, url: str, done: Done) -> list[str]:
+    async def _upload(self, url: str, done: Done, watch: Stopwatch) -> list[str]:
         """Warnings. The result is in the bucket: that it did not arrive elsewhere too is said, and loses nothing."""
         try:
-            await off(self._io, self._uploader.put, url, done.data, done.finished.content_type)
+            with cut_when_cancelled():
+                async with asyncio.timeout(watch.left):
+                    await off(self._io, self._uploader.put, url, done.data, done.finished.content_type)
         except StorageError as error:
             log.warning("result was not uploaded", extra={"reason": error.message}, exc_info=error)
             return [error.message]
+        except TimeoutError:
+            log.warning("result was not uploaded: the job's time was up")
+            return ["upload_url: the job's time was up"]
         return []
+
+
+def _check_starts(started: int) -> None:
+    """A request that ends every process which makes its picture is not tried for ever."""
+    if started >= MOST_STARTS:
+        raise ModelError(
+            f"the worker ended {started} times while it made this picture: change the request", attempts=started
+        )

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -19,6 +20,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from qwen_worker.budget import WALL, Budget
 from qwen_worker.family import (
     EDIT,
     EDIT_PLUS,
@@ -35,6 +37,7 @@ from qwen_worker.family import (
 from qwen_worker.hosts import DEFAULT_PORTS, HostList, ports_of
 
 RUNPOD_VOLUME = Path("/runpod-volume")
+DEADLINES = {"storage_timeout_seconds", "timeout_seconds", "decode_seconds", "inference_timeout_seconds"}
 
 
 class SettingsError(Exception):
@@ -105,6 +108,17 @@ def _bucket(name: str) -> str:
     return name
 
 
+def budget_of(deadlines: Mapping[str, float], execution_s: float) -> Budget:
+    """The time of a job; raises ValueError if the deadlines, by their variables, do not fit."""
+    return Budget.of(
+        storage_s=deadlines["storage_timeout_seconds"],
+        download_s=deadlines["timeout_seconds"],
+        decode_s=WALL * deadlines["decode_seconds"],
+        inference_s=deadlines["inference_timeout_seconds"],
+        execution_s=execution_s,
+    )
+
+
 Secret = Annotated[SecretStr, BeforeValidator(lambda said: said.strip() if isinstance(said, str) else said)]
 
 
@@ -169,6 +183,7 @@ class Settings(BaseSettings):
         "answered 30 s before it at the latest, and the deadlines above must fit into what is left",
         gt=30,
         le=604800,
+        validate_default=True,
     )
     max_inference_steps: int = Field(50, description="more steps than this are clamped, with a warning", ge=2)
     max_output_pixels: int = Field(
@@ -261,6 +276,14 @@ class Settings(BaseSettings):
             raise ValueError(f"is {str(secure).lower()}, but S3_ENDPOINT says {scheme}://")
         return secure
 
+    @field_validator("execution_timeout_seconds")
+    @classmethod
+    def _time_enough(cls, seconds: float, info: ValidationInfo) -> float:
+        """RunPod loses a job that it ends itself: the worker must be the first."""
+        if info.data.keys() >= DEADLINES:  # else one of them is refused itself
+            budget_of(info.data, seconds)
+        return seconds
+
     @field_validator("model_id")
     @classmethod
     def _edits(cls, model: str) -> str:
@@ -328,6 +351,11 @@ class Settings(BaseSettings):
         return commit_of(model, revision, TEXT_TO_IMAGE[model].revision if model in TEXT_TO_IMAGE else None)
 
     @property
+    def budget(self) -> Budget:
+        """The time of a job."""
+        return budget_of(self.model_dump(include=DEADLINES), self.execution_timeout_seconds)
+
+    @property
     def pipeline(self) -> PipelineName:
         """The class of the edit model: validation fills it in for every model."""
         return self.model_class or "QwenImageEditPipeline"
@@ -343,6 +371,12 @@ class Settings(BaseSettings):
         if not self.t2i_model_id:
             return None
         return TEXT_TO_IMAGE.get(self.t2i_model_id) or untested(self.t2i_model_id, "QwenImagePipeline")
+
+    @property
+    def weights_gb(self) -> float | None:
+        """Of all models together in 10^9 bytes, if every one of them is known."""
+        sizes = [row.weights_gb for row in (self.model, self.t2i) if row]
+        return None if None in sizes else sum(filter(None, sizes))
 
     @property
     def ports(self) -> tuple[range, ...]:

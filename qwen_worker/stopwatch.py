@@ -1,8 +1,11 @@
 """How long each stage of a job took, which one it is in, and how far that is."""
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
+
+from qwen_worker.budget import Clock
 
 
 def nobody(_news: dict[str, Any]) -> None:
@@ -15,19 +18,28 @@ class Stopwatch:
     Args:
         stage: the first.
         tell: called with each piece of news, from whatever thread has it.
+        clock: ends what takes too long; running.
     """
 
-    def __init__(self, stage: str, tell: Callable[[dict[str, Any]], None] = nobody) -> None:
+    def __init__(self, stage: str, tell: Callable[[dict[str, Any]], None] = nobody, clock: Clock | None = None) -> None:
         self.stage = stage
         self._tell = tell
+        self._clock = clock
         self._image: dict[str, int] = {}
         self._start = self._lap = time.perf_counter()
         self._ms: dict[str, float] = {}
 
-    def begin(self, stage: str) -> None:
-        """End the current stage and begin another."""
+    @property
+    def left(self) -> float:
+        """Seconds that the job leaves for making a picture."""
+        return self._clock.left if self._clock else math.inf
+
+    def begin(self, stage: str, seconds: float | None = None) -> None:
+        """End the current stage and begin another, which may take `seconds`, if not as long as ever."""
         self._end()
         self.stage = stage
+        if self._clock:
+            self._clock.begin(stage, seconds)
         self._tell({"stage": stage, **self._image})
 
     def image(self, number: int, total: int) -> None:

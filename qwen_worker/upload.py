@@ -9,6 +9,7 @@ from typing import Any
 
 import requests
 
+from qwen_worker.budget import LOOK_UP_S
 from qwen_worker.deadlines import Deadline
 from qwen_worker.errors import BadInput, StorageError, bad_input
 from qwen_worker.web.addresses import Network
@@ -42,11 +43,12 @@ class Uploader:
             BadInput: the address is malformed, its port is closed, or its host has no address, none on the public
                 internet, or was not found in time.
         """
+        seconds = min(self.timeout_s, LOOK_UP_S)
         try:
-            with Deadline(self.timeout_s), self._session() as session:
+            with Deadline(seconds), self._session() as session:
                 session.addresses(url)
         except (BadInput, NoAddressError, TimeoutError) as error:
-            slow = f"its host was not found in {self.timeout_s:g} s: check the name, or try again"
+            slow = f"its host was not found in {seconds:g} s: check the name, or try again"
             refusal = bad_input([{"field": FIELD, "problem": slow if isinstance(error, TimeoutError) else str(error)}])
             refusal.retryable = not isinstance(error, BadInput)
             raise refusal from error

@@ -3,14 +3,13 @@
 import hashlib
 import io
 import json
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 
 import pytest
 import requests
 
 from local.bucket import ACCESS_KEY, BUCKET, REGION, SECRET_KEY, LocalBucket
+from local.hostile_server import HostileServer, Peer
 from qwen_worker.archive import Archive, Finished, object_key
 from qwen_worker.errors import BadInput, CacheReadFailed, StorageError
 from qwen_worker.images.encode import Encoded
@@ -48,8 +47,8 @@ def test_what_was_remembered_is_found(archive: Archive, own_bucket: LocalBucket)
     archive.remember(DIGEST, {0: finished(one), 2: finished(other)})
     manifest = json.loads(own_bucket.client.get_object(BUCKET, MANIFEST).read())
 
-    assert archive.find(DIGEST) == {0: finished(one), 2: finished(other)}
-    assert archive.find("e" * 64) == {}
+    assert archive.find(DIGEST).finished == {0: finished(one), 2: finished(other)}
+    assert archive.find("e" * 64).finished == {}
     assert manifest["versions"] == {"torch": "2"}
     assert manifest["finished"]["2"]["meta"] == finished(other).model_dump(mode="json", by_alias=True)["meta"]
     assert archive.read(finished(one)) == b"picture"
@@ -77,7 +76,23 @@ def test_what_is_gone_or_changed_is_not_found(
     else:
         own_bucket.client.put_object(BUCKET, target, io.BytesIO(data), len(data))
 
-    assert archive.find(DIGEST) == {}
+    assert archive.find(DIGEST).finished == {}
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda said: said.replace(b'"seed":1', b'"seed":2'), lambda said: said + b" " * 10**6]
+)
+def test_a_damaged_manifest_is_none(
+    archive: Archive, own_bucket: LocalBucket, damage: Callable[[bytes], bytes]
+) -> None:
+    """Even if it can be read."""
+    archive.remember(DIGEST, {0: finished(archive.store(DIGEST, "job", 0, encoded()))})
+    said = own_bucket.client.get_object(BUCKET, MANIFEST).read()
+    bad = damage(said)
+    digest = {"sha256": hashlib.sha256(bad if len(bad) > 10**6 else said).hexdigest()}
+    own_bucket.client.put_object(BUCKET, MANIFEST, io.BytesIO(bad), len(bad), metadata=dict(digest))
+
+    assert archive.find(DIGEST).finished == {}
 
 
 def test_a_damaged_file_is_not_read(archive: Archive, own_bucket: LocalBucket) -> None:
@@ -87,7 +102,7 @@ def test_a_damaged_file_is_not_read(archive: Archive, own_bucket: LocalBucket) -
     own_bucket.client.put_object(BUCKET, f"test/{key}", io.BytesIO(b"erutcip"), 7, metadata=dict(digest))
     archive.remember(DIGEST, {0: finished(key)})
 
-    assert archive.find(DIGEST)
+    assert archive.find(DIGEST).finished
     assert archive.read(finished(key)) is None
 
 
@@ -99,7 +114,7 @@ def test_a_manifest_names_only_results_of_its_request(archive: Archive, key: str
     archive.bucket.put(key, b"picture", "image/png")
     archive.remember(DIGEST, {0: finished(key)})
 
-    assert archive.find(DIGEST) == {}
+    assert archive.find(DIGEST).finished == {}
 
 
 @pytest.mark.slow
@@ -115,44 +130,50 @@ def test_a_bucket_that_is_down(archive: Archive, own_bucket: LocalBucket, caplog
     assert "manifest could not be written" in caplog.text
 
 
-@pytest.fixture(params=["nothing", "half", "other"])
-def liar(request: pytest.FixtureRequest) -> Iterator[Archive]:
-    """A server that acknowledges every write, and has something else."""
-    data = {"nothing": None, "half": b"pic", "other": b"erutcip"}[request.param]
+class Liar(HostileServer):
+    """A bucket that acknowledges every write; what it then has is told by `kept`, the last of it for ever."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_PUT(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            self.send_response(200)
-            self.send_header("ETag", '"0"')
-            self.end_headers()
+    def __init__(self, *kept: bytes | None) -> None:
+        self.writes = 0
+        self._kept = kept
+        super().__init__(self._lie)
 
-        def do_HEAD(self) -> None:
-            self.send_response(404 if data is None else 200)
-            if data is not None:
-                self.send_header("Content-Length", str(len(data)))
-                self.send_header("Last-Modified", "Fri, 20 Nov 2026 10:00:00 GMT")
-                self.send_header("x-amz-meta-sha256", hashlib.sha256(data).hexdigest())
-            self.end_headers()
+    def _lie(self, peer: Peer) -> None:
+        peer.hear()
+        peer.hear_body()
+        if peer.heard.startswith(b"PUT"):
+            self.writes += 1
+            peer.send(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+            return
+        data = self._kept[min(self.writes, len(self._kept)) - 1]
+        status = "404 No" if data is None else f"200 OK\r\nContent-Length: {len(data)}"
+        digest = hashlib.sha256(data or b"").hexdigest()
+        peer.send(f"HTTP/1.1 {status}\r\nConnection: close\r\nx-amz-meta-sha256: {digest}\r\n\r\n".encode())
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        yield Archive(
-            Bucket(
-                f"127.0.0.1:{server.server_port}", ACCESS_KEY, SECRET_KEY, name=BUCKET, region=REGION, secure=False,
-                prefix="test/", timeout_s=5, expires_s=60,
-            ), {},
+    @property
+    def archive(self) -> Archive:
+        bucket = Bucket(
+            f"127.0.0.1:{self.port}", ACCESS_KEY, SECRET_KEY, name=BUCKET, region=REGION, secure=False,
+            prefix="test/", timeout_s=5, expires_s=60,
         )  # fmt: skip
-        server.shutdown()
+        return Archive(bucket, {})
 
 
-def test_what_a_bucket_acknowledges_is_looked_at(liar: Archive) -> None:
-    """Before a link is given: its size, and its digest."""
-    with pytest.raises(StorageError, match="does not have what it acknowledged"):
-        liar.store(DIGEST, "job", 0, encoded())
+@pytest.mark.parametrize("kept", [None, b"pic", b"erutcip"])
+def test_what_a_bucket_acknowledges_is_looked_at(kept: bytes | None) -> None:
+    """Before a link is given: its size, and its digest. It is written three times, and no more."""
+    with Liar(kept) as liar, pytest.raises(StorageError, match="does not have what it acknowledged") as caught:
+        liar.archive.store(DIGEST, "job", 0, encoded())
+
+    assert (caught.value.retryable, caught.value.attempts, liar.writes) == (True, 3, 3)
+
+
+def test_what_was_acknowledged_but_not_kept_is_written_again() -> None:
+    """Something before the bucket may have answered in its place."""
+    with Liar(None, b"picture") as liar:
+        assert liar.archive.store(DIGEST, "job", 0, encoded()) == f"results/{DIGEST}/job.png"
+
+    assert liar.writes == 2
 
 
 def test_a_fresh_link_to_a_result(archive: Archive) -> None:

@@ -25,6 +25,7 @@ from local.logs import caught
 from local.tls import Authority, TLSForwarder
 from local.web import ImageHost, Reply
 from qwen_worker.archive import Archive
+from qwen_worker.budget import Budget
 from qwen_worker.build import assemble, build_bucket, build_editor, decoder, limits
 from qwen_worker.job import UNFORESEEN, Answer, Jobs
 from qwen_worker.model.edit import Editor
@@ -250,21 +251,74 @@ def test_a_failed_download_says_why(jobs: Jobs, host: ImageHost) -> None:
 
 
 def test_a_failing_device_asks_for_another_worker(jobs: Jobs, host: ImageHost, editor: Editor) -> None:
-    """The answer is the caller's, the wish is RunPod's."""
+    """The answer is the caller's, the wish is RunPod's. No other job reaches the device, or gets an answer here."""
+    runs: list[int] = []
 
     def fail(*_: Any) -> None:
+        runs.append(1)
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    async def two() -> list[Any]:
+        works = [jobs.answer({"id": name, "input": said(url, seed=len(name))}) for name in ("a", "bb")]
+        return await asyncio.gather(*works, return_exceptions=True)
 
     hook = editor._pipeline.transformer.register_forward_pre_hook(fail)
     url = host.put("/a.png", file_of(photo()))
-    found = asyncio.run(jobs.answer({"id": "a", "input": said(url)}))
+    found, other = sorted(asyncio.run(two()), key=lambda one: isinstance(one, BaseException))
     hook.remove()
 
+    assert len(runs) == 1
     assert found.refresh_worker
     assert error_of(found.body)["type"] == "ModelError"
     assert "refresh_worker" not in found.body
     assert found.on_the_wire()["refresh_worker"] is True
-    assert not asyncio.run(jobs.answer({"id": "a", "input": said(url)})).refresh_worker
+    assert isinstance(other, asyncio.CancelledError)
+
+
+def test_an_edit_that_never_ends_is_answered(jobs: Jobs, host: ImageHost, editor: Editor) -> None:
+    """A step that hangs cannot be stopped: the process is to be replaced, and its other jobs with it."""
+    released = threading.Event()
+    hook = editor._pipeline.transformer.register_forward_pre_hook(lambda *_: released.wait(60) and None)
+    jobs._budget = Budget({"edit": 0.1}, 60)
+    url = host.put("/a.png", file_of(photo()))
+
+    async def hang() -> Answer:
+        try:
+            return await jobs.answer({"id": "a", "input": said(url)})
+        finally:
+            hook.remove()
+            released.set()
+
+    found = asyncio.run(hang())
+
+    assert found.refresh_worker
+    assert error_of(found.body)["message"] == "the worker gave up after 0.1 s: try again"
+    assert error_of(found.body)["details"] == {"stage": "edit", "retryable": True, "attempts": 1}
+
+
+@pytest.mark.parametrize(("stage", "kind"), [("fetch", "DownloadFailed"), ("lookup", "CacheReadFailed")])
+def test_what_takes_too_long_is_typed_by_its_stage(jobs: Jobs, host: ImageHost, stage: str, kind: str) -> None:
+    """Nothing is stuck where sockets can be shut: the process goes on."""
+    jobs._budget = Budget({stage: -60}, 60)
+    url = host.put("/a.png", file_of(photo()))
+    found = asyncio.run(jobs.answer({"id": "a", "input": said(url)}))
+
+    assert (error_of(found.body)["type"], error_of(found.body)["details"]["stage"]) == (kind, stage)
+    assert error_of(found.body)["details"]["retryable"]
+    assert not found.refresh_worker
+
+
+def test_a_job_that_waited_too_long_costs_no_model_time(jobs: Jobs, host: ImageHost, editor: Editor) -> None:
+    """Its result could not be stored in time."""
+    runs: list[int] = []
+    hook = editor._pipeline.transformer.register_forward_pre_hook(lambda *_: runs.append(1))
+    jobs._budget = Budget({"upload": 60}, 60)
+    error = error_of(answer(jobs, said(host.put("/a.png", file_of(photo())))))
+    hook.remove()
+
+    assert (error["type"], error["details"]["retryable"]) == ("ModelError", True)
+    assert "busy" in error["message"]
+    assert runs == []
 
 
 def test_an_error_travels_as_text() -> None:
@@ -421,7 +475,7 @@ def test_a_source_that_cannot_be_kept_costs_no_job(
     bucket = build_bucket(settings)
     sources = Forgetful(
         Fetcher(max_bytes=10**6, timeout_s=5, private=settings.allowed_private_networks, ports=settings.ports),
-        SourceCache(bucket),
+        SourceCache(bucket, 10**6),
     )
     io, gpu = ThreadPoolExecutor(2), ThreadPoolExecutor(1)
     originals, archive = Originals(sources, decoder(limits(settings)), io), Archive(bucket, {})
@@ -474,7 +528,7 @@ def test_a_result_that_cannot_be_stored_is_an_error(
 
     assert error["type"] == "StorageError"
     assert (error["details"]["stage"], error["details"]["retryable"]) == ("upload", True)
-    assert bucket.keys("qwen-image-edit/results/") == []
+    assert [key.rpartition("/")[2] for key in bucket.keys("qwen-image-edit/results/")] == ["manifest.json"]
     assert answer(jobs, said(url))["status"] == "success"
 
 

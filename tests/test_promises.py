@@ -26,7 +26,20 @@ def in_a_fresh_process(code: str) -> str:
 
 @pytest.mark.parametrize(
     "room",
-    ["schema", "errors", "settings", "web.session", "sources", "storage", "upload", "images.decode", "service", "job"],
+    [
+        "schema",
+        "errors",
+        "settings",
+        "web.session",
+        "sources",
+        "storage",
+        "upload",
+        "images.decode",
+        "service",
+        "job",
+        "fitness",
+        "build",
+    ],
 )
 def test_a_room_is_imported_without_torch(room: str) -> None:
     """Torch lives in the model room; the others start in a moment."""

@@ -100,6 +100,18 @@ def test_defaults_are_the_documented_ones(given: pytest.MonkeyPatch) -> None:
     assert settings.hosts == HostList()
 
 
+def test_deadlines_that_outlast_runpods_are_refused(given: pytest.MonkeyPatch) -> None:
+    """With what to do; those that fit are what a job has."""
+    given.setenv("INFERENCE_TIMEOUT_SECONDS", "302")
+    assert problems().startswith("EXECUTION_TIMEOUT_SECONDS: is 600, but the deadlines of a job come to 571 s")
+
+    given.setenv("EXECUTION_TIMEOUT_SECONDS", "602")
+    budget = load_settings().budget
+
+    assert budget.total == 572
+    assert (budget.stages["fetch"], budget.stages["edit"]) == (130, 302)
+
+
 def test_dot_env_is_read_and_the_environment_wins(given: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """`.env` is for local use."""
     # pragma: allowlist nextline secret

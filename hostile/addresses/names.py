@@ -12,6 +12,7 @@ from hostile.addresses import fetchers, zone
 from hostile.outcome import WORKER, Outcome, in_time
 from qwen_worker.deadlines import cut_when_cancelled
 from qwen_worker.errors import WorkerError
+from qwen_worker.storage import Bucket
 from qwen_worker.upload import Uploader
 from qwen_worker.web.lookup import MOST
 
@@ -74,6 +75,11 @@ def _silent(world: "World") -> Iterator[Outcome]:
     yield _ends("silent: redirect", lambda: fetcher.fetch(redirect))
     yield _ends("silent: upload check", lambda: uploader.check(url))
     yield _ends("silent: upload", lambda: uploader.put(url, b"x", "image/png"))
+    bucket = Bucket(
+        f"one.{zone.SILENT}", "a", "b", name="pictures", region="r", secure=False, prefix="", timeout_s=TIMEOUT_S,
+        expires_s=60,
+    )  # fmt: skip
+    yield _ends("silent: bucket", lambda: bucket.stat("a"))
     yield in_time(lambda: _cancelled(world, url), GRACE_S)
     yield from _crowd(world, fetcher.fetch)
 

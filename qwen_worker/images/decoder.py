@@ -22,14 +22,13 @@ from typing import Any
 
 from PIL import Image
 
+from qwen_worker.budget import WALL
 from qwen_worker.errors import BadInput, ModelError
 
 MESSAGE = 1 << 16  # bytes: the longest between the processes
 PROCESSES = 2  # pictures decoded at the same time
 PICTURES = 1000  # of one process: then a fresh one takes its place
 START_S = 60.0
-# Computing time is what counts; a process that gets none, or sleeps, ends after as many times that.
-WALL = 10
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {
     "PYTHONPATH": str(ROOT),

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import gc
+import math
 import threading
 import time
 import traceback
@@ -36,6 +37,7 @@ WARM_UP_SIZE = (512, 512)
 # How the text of a failing device begins where it has no exception class of its own: ATen/cuda/Exceptions.h,
 # c10/cuda/driver_api.h, and Triton's driver.
 DEVICE_FAILURES = ("CUDA ", "cuDNN ", "cusolver error", "NVML", "Triton Error [CUDA]")
+MOST_WITHOUT_MEMORY = 3  # edits in a row that ran out of it, before the process is replaced
 #: callback_on_step_end of a pipeline
 StepEnd = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]
 # Whatever else torch, diffusers, transformers and tokenizers raise.
@@ -72,6 +74,7 @@ class Editor:
         self._inpaint = model.inpaint
         self._t2i = model.t2i.pipeline if model.t2i else None
         self._timeout_s = timeout_s
+        self._without_memory = 0  # edits in a row
         # Each pipeline gets a sampler for each request, made from its model's own.
         self._scheduler = model.pipeline.scheduler
         self._t2i_scheduler = self._t2i.scheduler if self._t2i else None
@@ -124,6 +127,7 @@ class Editor:
         mask: Image.Image | None,
         cancelled: threading.Event,
         told: Callable[[int, int], None],
+        left_s: float = math.inf,
     ) -> Image.Image:
         """Run the pipeline once.
 
@@ -136,19 +140,21 @@ class Editor:
             cancelled: when set by another thread, the edit stops after its current step.
             told: called in this thread after each pass through the sampler, with the passes done and those in all; it
                 must not raise.
+            left_s: seconds that the job leaves for it.
 
         Raises:
             ModelError: out of memory, out of time, cancelled, a failing device, or an output that is no edit.
         """
         try:
-            pixels = self._run(request, canvas, references, mask, self._between_steps(cancelled, told))
+            pixels = self._run(request, canvas, references, mask, self._between_steps(cancelled, told, left_s))
         except WorkerError as error:
             _give_back(error)
             raise
         except FAILURES as error:
-            failure = _translated(error)
+            failure = self._translated(error)
             _give_back(error)
             raise failure from error
+        self._without_memory = 0
         return to_image(pixels, references)
 
     def warm_up(self) -> None:
@@ -235,20 +241,42 @@ class Editor:
         rows: int = len(pipeline.transformer.pos_embed.pos_freqs)
         return rows - longest // self.grid // 2 - length
 
-    def _between_steps(self, cancelled: threading.Event, told: Callable[[int, int], None]) -> StepEnd:
-        end = time.monotonic() + self._timeout_s
+    def _between_steps(self, cancelled: threading.Event, told: Callable[[int, int], None], left_s: float) -> StepEnd:
+        begin = last = time.monotonic()
+        seconds = min(self._timeout_s, left_s)
 
         def check(pipeline: Any, step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+            nonlocal last
             told(step + 1, pipeline.num_timesteps)
             if cancelled.is_set():
                 raise ModelError("the job was cancelled: send it again if it is still wanted", steps_done=step + 1)
-            if time.monotonic() > end:
+            now = time.monotonic()
+            # Of the next step, if there is one: the first has the encoding of prompt and pictures in it.
+            takes = now - last if 0 < step < pipeline.num_timesteps - 1 else 0.0
+            last = now
+            if now + takes > begin + seconds:
                 raise ModelError(
-                    f"the edit took longer than {self._timeout_s:g} s: ask for fewer steps", steps_done=step + 1
+                    f"the edit takes longer than {seconds:.3g} s: ask for fewer steps",
+                    # It had to wait for others, and will perhaps not the next time.
+                    retryable=left_s < self._timeout_s,
+                    steps_done=step + 1,
                 )
             return tensors
 
         return check
+
+    def _translated(self, error: Exception) -> ModelError:
+        """What torch and diffusers raise, as the caller sees it."""
+        if isinstance(error, torch.OutOfMemoryError):
+            self._without_memory += 1
+            # What one edit leaves behind, or another program on this GPU, is not the next request's fault.
+            refresh = self._without_memory >= MOST_WITHOUT_MEMORY
+            return ModelError("the GPU ran out of memory: ask for a smaller size", refresh_worker=refresh)
+        sick = isinstance(error, torch.AcceleratorError) or str(error).startswith(DEVICE_FAILURES)
+        advice = (
+            "try again, another worker will do it" if sick else "try another size or seed; the worker's log says more"
+        )
+        return ModelError(f"the model failed: {advice}", retryable=sick, refresh_worker=sick)
 
 
 def _spare_positions_21(pipeline: Any, tokenizer: Any, text: str, references: Sequence[Size]) -> int:
@@ -301,15 +329,6 @@ def to_image(pixels: np.ndarray, sources: Sequence[Image.Image]) -> Image.Image:
 
 def untold(_done: int, _of: int) -> None:
     """For an edit whose progress nobody wants to know."""
-
-
-def _translated(error: Exception) -> ModelError:
-    """What torch and diffusers raise, as the caller sees it."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return ModelError("the GPU ran out of memory: ask for a smaller size")
-    sick = isinstance(error, torch.AcceleratorError) or str(error).startswith(DEVICE_FAILURES)
-    advice = "try again, another worker will do it" if sick else "try another size or seed; the worker's log says more"
-    return ModelError(f"the model failed: {advice}", retryable=sick, refresh_worker=sick)
 
 
 def _give_back(error: BaseException) -> None:

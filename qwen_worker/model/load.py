@@ -9,11 +9,11 @@ from typing import Any, Protocol
 import diffusers
 import torch
 import transformers
-from safetensors import SafetensorError
 from transformers.processing_utils import ProcessorMixin
 
 from qwen_worker.family import LoraSource, PipelineName
 from qwen_worker.images.geometry import NATIVE_AREA
+from qwen_worker.model import room
 from qwen_worker.model.hub import Hub, LoadError, Origin
 from qwen_worker.model.loras import Lora, load_loras
 from qwen_worker.model.pipelines import CLASSES
@@ -31,6 +31,8 @@ DTYPE = torch.bfloat16
 FILES = ("*.json", "*.txt", "*.jinja", "*.safetensors")
 # Of a text-to-image model. The rest of it, some 17 GB, is loaded with the edit model already.
 TEXT_TO_IMAGE_FILES = ("model_index.json", "scheduler/*.json", "transformer/*.json", "transformer/*.safetensors")
+# Folders of the networks of an edit model.
+NETWORKS = ("transformer", "vae", "text_encoder")
 
 
 class Pipeline(Protocol):
@@ -124,6 +126,7 @@ def load(
     allow_cpu: bool,
     t2i: Origin | None = None,
     loras: Sequence[LoraSource] = (),
+    weights_gb: float | None = None,
 ) -> Model:
     """Load a model in bfloat16, on CUDA.
 
@@ -136,15 +139,21 @@ def load(
         allow_cpu: without CUDA, load on the CPU instead of failing.
         t2i: a text-to-image model, if pictures are to be made from words alone.
         loras: what requests may switch on.
+        weights_gb: of all models together in 10^9 bytes, if it is known: then nothing is downloaded that does not fit.
 
     Raises:
-        LoadError: no CUDA, no model, another class, missing weights, parts that do not go together, or a LoRA that
-            does not fit.
+        LoadError: no CUDA, too little memory on the GPU, no model, another class, missing weights, parts that do not
+            go together, or a LoRA that does not fit.
     """
     if not (torch.cuda.is_available() or allow_cpu):
         raise LoadError("no CUDA device: this worker needs a GPU (ALLOW_CPU=1 is for tests and the demo)")
+    room.check((weights_gb or 0) * 1e9)
     hub = Hub(token, cache)
     folder, loaded = hub.folder(Origin(model_id, revision), FILES)
+    needed = room.weights(folder, NETWORKS)
+    if t2i:
+        needed += room.weights(hub.folder(t2i, TEXT_TO_IMAGE_FILES)[0], NETWORKS[:1])
+    room.check(needed)
     edit_class, inpaint_class = CLASSES[pipeline]
     parts = _image_21_parts if edit_class is diffusers.QwenImage21Pipeline else _edit_parts
     edit = _build(folder, edit_class, parts)
@@ -165,7 +174,9 @@ def _build(folder: Path, pipeline_class: Any, parts: Callable[[Path], dict[str, 
             raise LoadError(f"model_index.json names {name}, not {pipeline_class.__name__}")
         scheduler = _read(diffusers.FlowMatchEulerDiscreteScheduler, folder / "scheduler")
         return pipeline_class(scheduler=scheduler, **parts(folder))
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except LoadError:
+        raise
+    except Exception as error:  # whatever a damaged file makes the libraries raise
         raise LoadError(f"the model in {folder} cannot be loaded: {error}") from error
 
 
@@ -247,9 +258,13 @@ def _tokenizer(folder: Path) -> Any:
 
 
 def _weights(model_class: Any, folder: Path) -> Any:
-    """Load one network. The libraries fill missing weights with random ones and only warn; here it is an error."""
+    """Load one network. The libraries fill missing weights with random ones and only warn; here it is an error.
+
+    Those that an index names and no file holds, diffusers leaves without a value, and does not tell.
+    """
     model, info = _read(model_class, folder, dtype=DTYPE, use_safetensors=True, output_loading_info=True)
-    if missing := sorted(info["missing_keys"]):
+    empty = [name for name, weight in model.named_parameters() if weight.is_meta]
+    if missing := sorted({*info["missing_keys"], *empty}):
         raise LoadError(f"{folder.name} lacks {len(missing)} weights, the first is {missing[0]}")
     return model.eval()
 

@@ -9,10 +9,16 @@ log = logging.getLogger(__name__)
 
 
 class SourceCache:
-    """Bytes by digest. A damaged object counts as missing, so that it is fetched again and overwritten."""
+    """Bytes by digest. A damaged object counts as missing, so that it is fetched again and overwritten.
 
-    def __init__(self, bucket: Bucket) -> None:
+    Args:
+        bucket: where they are.
+        max_bytes: longest source; what is longer counts as damaged.
+    """
+
+    def __init__(self, bucket: Bucket, max_bytes: int) -> None:
         self._bucket = bucket
+        self._max_bytes = max_bytes
 
     def get(self, digest: str) -> bytes | None:
         """The bytes kept under `digest`, if any, proven equal to what was written.
@@ -21,7 +27,7 @@ class SourceCache:
             CacheReadFailed: the bucket could not be read.
         """
         with reading_cache():
-            stored = self._bucket.get(_key(digest))
+            stored = self._bucket.get(_key(digest), self._max_bytes)
         if stored is None:
             return None
         if not stored.intact:

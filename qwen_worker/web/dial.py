@@ -48,8 +48,8 @@ def _address(place: tuple[Any, ...]) -> Address:
     return ip_address(f"{host}%{place[3]}" if place[3:] and place[3] else host)
 
 
-def connect(found: Found) -> socket.socket:
-    """A connection to the first of these that answers, of the first few.
+def connect(found: Found, timeout_s: float = CONNECT_TIMEOUT_S) -> socket.socket:
+    """A connection to the first of these that answers within `timeout_s` seconds, of the first few.
 
     Raises:
         OSError: none does, or the thread's deadline passed.
@@ -58,7 +58,7 @@ def connect(found: Found) -> socket.socket:
     deadline = current()
     for family, kind, protocol, _, address in found[:MOST_ADDRESSES]:
         sock = socket.socket(family, kind, protocol)
-        sock.settimeout(CONNECT_TIMEOUT_S)
+        sock.settimeout(timeout_s)
         try:
             # Before it is connected: a job that is cancelled meanwhile frees its thread at once, and so does the end.
             if deadline:

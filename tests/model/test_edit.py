@@ -1,6 +1,7 @@
 """A request and its pictures → the edited picture, with the real pipelines."""
 
 import gc
+import math
 import threading
 import time
 import weakref
@@ -46,9 +47,10 @@ def made(
     mask: Image.Image | None = None,
     cancelled: threading.Event | None = None,
     told: Callable[[int, int], None] = untold,
+    left_s: float = math.inf,
 ) -> Image.Image:
     references = [place(one.size, canvas[0] * canvas[1], editor.grid).prepare(one) for one in pictures or [photo()]]
-    return editor.edit(request, canvas, references, mask, cancelled or threading.Event(), told)
+    return editor.edit(request, canvas, references, mask, cancelled or threading.Event(), told, left_s)
 
 
 def edit(
@@ -220,6 +222,33 @@ def test_time_runs_out_between_steps(model: Model) -> None:
     assert caught.value.details["steps_done"] == len(steps) // 2
 
 
+@pytest.mark.slow
+def test_a_step_that_would_end_too_late_is_not_begun(model: Model) -> None:
+    """By the length of the one before; the last has none behind it."""
+    editor, steps = Editor(model, timeout_s=3.1), []
+
+    def slow() -> None:
+        steps.append(1)
+        time.sleep(0.8)
+
+    with before_the_transformer(model, slow):
+        assert edit(editor, num_inference_steps=3, true_cfg_scale=1.0)
+        steps.clear()
+        with pytest.raises(ModelError, match=r"longer than 3\.1 s") as caught:
+            edit(editor, num_inference_steps=10, true_cfg_scale=1.0)
+
+    assert len(steps) <= 3
+    assert not caught.value.retryable
+
+
+def test_the_job_may_leave_less_time_than_an_edit_has(editor: Editor, model: Model) -> None:
+    """Then it may be tried again: the job had to wait."""
+    with before_the_transformer(model, lambda: time.sleep(0.1)), pytest.raises(ModelError, match=r"0\.2 s") as caught:
+        made(editor, ask(num_inference_steps=50), left_s=0.2)
+
+    assert caught.value.retryable
+
+
 @pytest.mark.parametrize("which", ["editor", "plus_editor", "editor_21"])
 @pytest.mark.parametrize(("name", "passes"), [("FlowMatchEuler", 3), ("FlowMatchHeun", 5)])
 def test_each_pass_is_told(which: str, request: pytest.FixtureRequest, name: SchedulerName, passes: int) -> None:
@@ -292,6 +321,25 @@ def test_what_fails_in_the_model_is_a_model_error(
     assert caught.value.refresh_worker is sick
     assert caught.value.retryable is retryable
     assert str(raised) not in caught.value.message
+
+
+def test_three_edits_in_a_row_without_memory_end_the_process(editor: Editor, model: Model) -> None:
+    """What they left behind is in the way of the next one. A success between them shows that it is not so."""
+
+    def fail() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def refreshes() -> bool:
+        with before_the_transformer(model, fail), pytest.raises(ModelError) as caught:
+            edit(editor)
+        return caught.value.refresh_worker
+
+    first = [refreshes(), refreshes()]
+    edit(editor, num_inference_steps=2)
+
+    assert first == [False, False]
+    assert [refreshes(), refreshes(), refreshes()] == [False, False, True]
+    edit(editor, num_inference_steps=2)
 
 
 def test_an_edit_that_fails_leaves_nothing_to_the_next(editor: Editor, model: Model, base: bytes) -> None:

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,55 @@ def test_half_a_file_is_an_error(copy: Path, part: str) -> None:
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
     with pytest.raises(LoadError, match="cannot be loaded"):
+        load_tiny(copy)
+
+
+def without_a_shard(transformer: Path) -> None:
+    min(transformer.glob("*.safetensors")).unlink()
+
+
+def without_the_index(transformer: Path) -> None:
+    next(transformer.glob("*.index.json")).unlink()
+
+
+def with_an_index_of_something_else(transformer: Path) -> None:
+    next(transformer.glob("*.index.json")).write_text("[]")
+
+
+def with_one_shard_twice(transformer: Path) -> None:
+    first, second = sorted(transformer.glob("*.safetensors"))
+    shutil.copy(first, second)
+
+
+def with_a_pointer_for_a_shard(transformer: Path) -> None:
+    min(transformer.glob("*.safetensors")).write_text("version https://git-lfs.github.com/spec/v1\n")
+
+
+def with_half_a_shard(transformer: Path) -> None:
+    file = min(transformer.glob("*.safetensors"))
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        without_a_shard,
+        without_the_index,
+        with_an_index_of_something_else,
+        with_one_shard_twice,
+        with_a_pointer_for_a_shard,
+        with_half_a_shard,
+    ],
+)
+def test_a_damaged_set_of_files_is_an_error(model: Model, copy: Path, damage: Callable[[Path], None]) -> None:
+    """Large networks come in several files and an index, and a download may have left any of them behind."""
+    transformer = copy / "transformer"
+    shutil.rmtree(transformer)
+    model.pipeline.transformer.save_pretrained(transformer, max_shard_size="100KB")
+    load_tiny(copy)
+    damage(transformer)
+
+    with pytest.raises(LoadError):
         load_tiny(copy)
 
 

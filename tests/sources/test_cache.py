@@ -35,7 +35,7 @@ def bucket_of(local: LocalBucket, *, secret: str = SECRET_KEY, name: str = BUCKE
 
 def sources_of(bucket: Bucket) -> Sources:
     fetcher = Fetcher(max_bytes=1000, timeout_s=5, private=(ip_network("127.0.0.0/8"),), ports=(range(1, 65536),))
-    return Sources(fetcher, SourceCache(bucket))
+    return Sources(fetcher, SourceCache(bucket, 1000))
 
 
 def key_of(url: str) -> str:
@@ -68,7 +68,7 @@ def test_a_copy_of_a_host_that_was_closed_since_is_not_used(shared_bucket: Local
     sources.keep(sources.load(url), "image/png")
     closed = Fetcher(max_bytes=1000, timeout_s=5, ports=(range(1, 65536),), hosts=HostList.parse("!127.0.0.1"))
     with pytest.raises(BadInput, match="not one that this worker fetches from"):
-        Sources(closed, SourceCache(bucket_of(shared_bucket))).load(url)
+        Sources(closed, SourceCache(bucket_of(shared_bucket), 1000)).load(url)
 
 
 def test_what_was_not_kept_is_fetched_again(sources: Sources, host: ImageHost) -> None:
@@ -96,6 +96,7 @@ def test_the_object_carries_its_type_and_digest(sources: Sources, shared_bucket:
         lambda data: bytes([data[0] ^ 1]) + data[1:],
         lambda data: data[:-1],
         lambda data: data + b"x",
+        lambda data: data * 1000,
         lambda _: b"",
     ],
 )

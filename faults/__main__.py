@@ -1,0 +1,16 @@
+"""`python -m faults [S8 S9 ...]`: let everything around the worker fail, and fail if anything gets lost."""
+
+import sys
+from pathlib import Path
+
+from faults.integrity import SUITE as INTEGRITY
+from faults.storage import SUITE as STORAGE
+from hostile import report
+from hostile.outcome import Suite
+
+OUT = Path("out/faults.json")
+LIBRARIES = ("minio", "urllib3", "runpod", "torch", "diffusers")
+SUITES: tuple[Suite, ...] = (INTEGRITY, STORAGE)
+
+if __name__ == "__main__":
+    sys.exit(report.run("faults", str(__doc__), SUITES, OUT, LIBRARIES))

@@ -1,0 +1,177 @@
+"""The bucket knows which requests a worker was at when it ended, and what becomes of those."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from local.bucket import LocalBucket
+from local.web import ImageHost
+from qwen_worker.archive import Manifest
+from qwen_worker.build import assemble, build_editor
+from qwen_worker.job import Jobs
+from qwen_worker.model.edit import Editor
+from qwen_worker.service import MOST_STARTS
+from tests.pictures import file_of, photo
+from tests.test_job import answer, error_of, said, settings_of
+
+RESULTS = "qwen-image-edit/results/"
+
+
+@pytest.fixture(scope="module")
+def editor(tiny: Path, shared_bucket: LocalBucket) -> Editor:
+    """The model of this module's workers."""
+    return build_editor(settings_of(tiny, shared_bucket))
+
+
+@pytest.fixture
+def jobs(tiny: Path, own_bucket: LocalBucket, editor: Editor) -> Iterator[Jobs]:
+    """A worker with a bucket of its own."""
+    made = assemble(settings_of(tiny, own_bucket), editor)
+    yield made
+    made._service._io.shutdown(wait=True)
+
+
+@pytest.fixture
+def request_(host: ImageHost) -> dict[str, Any]:
+    """A request with a seed."""
+    return said(host.put("/a.png", file_of(photo())), seed=7, reuse=None)
+
+
+@contextmanager
+def before_each_pass(editor: Editor, act: Any) -> Iterator[None]:
+    hook = editor._pipeline.transformer.register_forward_pre_hook(lambda *_: act())
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def manifest_of(bucket: LocalBucket) -> Manifest:
+    (key,) = (key for key in bucket.keys(RESULTS) if key.endswith("manifest.json"))
+    return Manifest.model_validate_json(bucket.client.get_object("pictures", key).read())
+
+
+def forget(jobs: Jobs, bucket: LocalBucket, started: int) -> None:
+    """As after so many workers that ended over the one request in the bucket."""
+    (key,) = bucket.keys(RESULTS)
+    archive = jobs._service._archive
+    archive._write(key.split("/")[2], archive._manifest({}, started))
+
+
+def test_the_note_is_there_while_the_model_works_and_gone_with_the_result(
+    jobs: Jobs, own_bucket: LocalBucket, editor: Editor, request_: dict[str, Any]
+) -> None:
+    """In the manifest, which is written anyway; of several pictures until the last."""
+    seen: list[tuple[int, int]] = []
+
+    def look() -> None:
+        manifest = manifest_of(own_bucket)
+        seen.append((len(manifest.finished), manifest.started))
+
+    with before_each_pass(editor, look):
+        assert answer(jobs, {**request_, "num_images": 2})["status"] == "success"
+
+    assert seen == [(0, 1), (0, 1), (1, 1), (1, 1)]
+    assert manifest_of(own_bucket).started == 0
+
+
+@pytest.mark.parametrize("error", [ValueError("broken"), EOFError("unforeseen")])
+def test_a_job_that_fails_leaves_no_note(
+    jobs: Jobs, own_bucket: LocalBucket, editor: Editor, request_: dict[str, Any], error: Exception
+) -> None:
+    """The process goes on: nothing is suspected, and nothing is left in the bucket."""
+
+    def fail() -> None:
+        raise error
+
+    with before_each_pass(editor, fail):
+        error_of(answer(jobs, request_))
+    jobs._service._io.shutdown(wait=True)
+
+    assert own_bucket.keys(RESULTS) == []
+
+
+def test_a_job_that_is_stopped_leaves_no_note(
+    jobs: Jobs, own_bucket: LocalBucket, editor: Editor, request_: dict[str, Any]
+) -> None:
+    """As one that fails."""
+    begun = threading.Event()
+
+    async def stop() -> None:
+        task = asyncio.create_task(jobs.answer({"id": "a", "input": {**request_, "num_inference_steps": 50}}))
+        await asyncio.to_thread(begun.wait, 30)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    with before_each_pass(editor, begun.set):
+        asyncio.run(stop())
+    jobs._service._io.shutdown(wait=True)
+
+    assert own_bucket.keys(RESULTS) == []
+
+
+def test_a_sick_device_leaves_the_note(
+    jobs: Jobs, own_bucket: LocalBucket, editor: Editor, request_: dict[str, Any]
+) -> None:
+    """The process will end, and perhaps it was this request."""
+
+    def fail() -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    with before_each_pass(editor, fail):
+        error_of(answer(jobs, request_))
+
+    assert manifest_of(own_bucket).started == 1
+
+
+def test_a_request_that_ended_a_worker_goes_alone(
+    jobs: Jobs, own_bucket: LocalBucket, editor: Editor, request_: dict[str, Any]
+) -> None:
+    """No job is asked for meanwhile, and the one that is there already is done first."""
+    open_: list[bool] = []
+    order: list[str] = []
+
+    async def two() -> None:
+        async def job(name: str, request: dict[str, Any]) -> None:
+            assert (await jobs.answer({"id": name, "input": request})).body["status"] == "success"
+            order.append(name)
+
+        suspect = asyncio.create_task(job("suspect", request_))
+        await asyncio.gather(suspect, job("innocent", {**request_, "seed": 8}))
+
+    with before_each_pass(editor, lambda: open_.append(jobs.intake.is_open)):
+        answer(jobs, request_)
+        assert open_ == [True, True]
+        (key,) = (key for key in own_bucket.keys(RESULTS) if not key.endswith("manifest.json"))
+        own_bucket.client.remove_object("pictures", key)
+        forget(jobs, own_bucket, 1)
+        asyncio.run(two())
+
+    assert order == ["innocent", "suspect"]
+    assert open_[-2:] == [False, False]
+    assert jobs.intake.is_open
+
+
+def test_a_request_that_ends_every_worker_is_refused(
+    jobs: Jobs, own_bucket: LocalBucket, editor: Editor, request_: dict[str, Any]
+) -> None:
+    """At last: each costs the start of another. Until then it is tried."""
+    passes: list[int] = []
+    with before_each_pass(editor, lambda: passes.append(1)):
+        answer(jobs, request_)
+        own_bucket.client.remove_object("pictures", own_bucket.keys(RESULTS)[0])
+        passes.clear()
+        forget(jobs, own_bucket, MOST_STARTS)
+        error = error_of(answer(jobs, request_))
+        assert passes == []
+        forget(jobs, own_bucket, MOST_STARTS - 1)
+        assert answer(jobs, request_)["status"] == "success"
+
+    assert (error["type"], error["details"]["retryable"]) == ("ModelError", False)
+    assert error["details"]["attempts"] == MOST_STARTS
+    assert passes
