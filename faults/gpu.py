@@ -172,7 +172,6 @@ def _answered(on: Rig, job_id: str, lives: int) -> None:
     raise BrokenError(f"not answered in {lives} lives of the worker")
 
 
-S12 = Suite(
+SUITE = Suite(
     "S12", "a sick device: a ModelError, no other job, another process; less than that: the next job is done", devices
 )
-SUITES = (S12,)

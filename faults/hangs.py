@@ -180,7 +180,6 @@ def _unfit(on: Rig) -> None:
     hold("EXECUTION_TIMEOUT_SECONDS" in said, f"it says {said}")
 
 
-S13 = Suite(
+SUITE = Suite(
     "S13", "a hang in each stage: a typed error within a second of its deadline, and the next job is done", hangs
 )
-SUITES = (S13,)

@@ -1,11 +1,7 @@
 """A worker whose every part can be made to fail, and what is left of it and of its jobs."""
 
-import contextlib
 import hashlib
 import json
-import os
-import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,25 +12,23 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
 
-import psutil
 import requests
 
 from faults.checks import BrokenError, hold, picture, result_of, until
+from faults.lives import Mortal
 from hostile.outcome import Outcome
 from local import worker
 from local.fault_proxy import Fault, FaultProxy
 from local.faulty_orders import Order
 from local.runpod_api import FINAL
-from local.stack import Stack
 from local.web import Reply
 
 RESULTS = "qwen-image-edit/results/"
 STEPS = 4
 SMALL = {"num_inference_steps": STEPS, "width": 256, "height": 256, "true_cfg_scale": 1.0}
-END_S = 5.0  # for a process that must go, and for those below it
 
 
-class Rig(Stack):
+class Rig(Mortal):
     """A Stack with `local.faulty_worker` as the worker, and the fault proxy before its bucket.
 
     Args:
@@ -93,7 +87,7 @@ class Rig(Stack):
 
     def refreshes(self, job_id: str) -> bool:
         """Whether a job's last answer asked for another worker."""
-        return bool(self.api.jobs[job_id].answers[-1].get("stopPod"))
+        return self.api.jobs[job_id].stop_pod
 
     def results(self) -> set[str]:
         """The keys of all results, and of what is told of them."""
@@ -134,6 +128,14 @@ class Rig(Stack):
         file = self.orders.with_name(f"{self.orders.name}.{part}")
         return file.stat().st_size if file.exists() else 0
 
+    def stuck(self, request: dict[str, Any], passes: int = 0) -> str:
+        """Submit a job whose edit hangs after so many passes, until the order is another; its id."""
+        before = self.calls()
+        self.order(Order("transformer", "hang", after_calls=passes))
+        job_id = self.submit(request)
+        until(lambda: self.calls() == before + 1 + passes, "the model runs")
+        return job_id
+
     def holding(self, *, half: bool = False) -> Reply:
         """A host that says nothing more, or half of its answer, until `clear`."""
 
@@ -161,108 +163,12 @@ class Rig(Stack):
             lambda: sum(one.fault is not None for one in self.proxy.asked) > met, "the bucket's fault meets a request"
         )
 
-    def freeze_decoders(self, number: signal.Signals = signal.SIGSTOP) -> None:
-        """Stop the processes that decode, or send them another signal."""
-        for process in self.family():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                if any("decoder_process" in word for word in process.cmdline()):
-                    process.send_signal(number)
-
     def clear(self) -> None:
         """No more faults."""
         self.order(None)
         self.proxy.fault = None
+        self.api.take_fault = self.api.done_fault = None
         self._open.set()
-
-    # --- the process
-
-    def family(self) -> list[psutil.Process]:
-        """The processes below the worker."""
-        if self.process is None:
-            return []
-        try:
-            return list(psutil.Process(self.process.pid).children(recursive=True))
-        except psutil.NoSuchProcess:
-            return []
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether the worker is gone."""
-        return self.process is None or self.process.poll() is not None
-
-    def kill(self, *, group: bool = False) -> list[str]:
-        """Kill -9 the worker, or all that is in its group; what is left of it."""
-        if self.process is None:
-            return []
-        family = self.family()
-        os.killpg(self.process.pid, signal.SIGKILL) if group else self.process.kill()
-        for one in family:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                one.send_signal(signal.SIGCONT)  # those that this harness has stopped
-        self.process.wait()
-        return self._left(self.process, family)
-
-    def ends(self) -> tuple[int, list[str]]:
-        """Wait until the worker ends by itself: its exit code, and what is left of it.
-
-        Raises:
-            BrokenError: it goes on.
-        """
-        process, family = self.process, self.family()
-        if process is None:
-            raise BrokenError("there is no worker")
-        try:
-            code = process.wait(END_S)
-        except subprocess.TimeoutExpired:
-            raise BrokenError("the process goes on") from None
-        return code, self._left(process, family)
-
-    def _left(self, process: subprocess.Popen[str], family: list[psutil.Process]) -> list[str]:
-        end = time.monotonic() + END_S
-        while (alive := [one for one in family if _lives(one)]) and time.monotonic() < end:
-            time.sleep(0.05)
-        names = ["a decoder" if "decoder_process" in " ".join(_words(one)) else "the heartbeat" for one in alive]
-        worker.end_group(process)
-        for one in alive:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                one.kill()
-        self.process = None
-        return names
-
-    def replace_worker(self) -> None:
-        """As the platform does when a worker is gone: its jobs go back, and another begins."""
-        self.kill()
-        for job in list(self.api.jobs.values()):
-            if job.status == "IN_PROGRESS":
-                self.api.requeue(job.id)
-        self.start_worker()
-
-    def restart(self, **variables: str) -> None:
-        """Begin anew, with other variables."""
-        self.kill()
-        self._more.update(variables)
-        self.start_worker()
-
-    def refuses(self, **variables: str) -> str:
-        """What a worker with these variables says before it ends at once, in its one critical line.
-
-        Raises:
-            BrokenError: it starts, ends well, or says anything else.
-        """
-        self.kill()
-        asked, log = self.api.takes, self.folder / "refused.log"
-        process = worker.start({**self.environment, **variables}, log, program=self._program)
-        until(lambda: process.poll() is not None or self.api.takes > asked, "it ends, or asks for a job", 60)
-        self.process = process
-        left = self.kill()
-        self.start_worker()
-        lines = [json.loads(line) for line in log.read_text().splitlines()]
-        critical = [line for line in lines if line["level"] == "CRITICAL"]
-        hold(process.returncode > 0, f"its exit code is {process.returncode}")
-        hold(len(critical) == 1 and lines[-1] == critical[0], f"it says {[line['message'] for line in lines]}")
-        hold(not left, f"left behind: {', '.join(left)}")
-        said: str = critical[0]["message"]
-        return said
 
     def abandon(self) -> None:
         """After a case in which something broke: nothing of it reaches the next."""
@@ -272,21 +178,6 @@ class Rig(Stack):
             if job.status not in FINAL:
                 job.status = "CANCELLED"
         self.start_worker()
-
-
-def _lives(process: psutil.Process) -> bool:
-    """A process that is dead but not yet waited for does not."""
-    try:
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _words(process: psutil.Process) -> list[str]:
-    try:
-        return list(process.cmdline())
-    except psutil.NoSuchProcess:
-        return []
 
 
 @contextmanager
