@@ -89,6 +89,11 @@ class LocalBucket:
         """The keys below a prefix."""
         return [item.object_name or "" for item in self.client.list_objects(BUCKET, prefix, recursive=True)]
 
+    def unfinished(self) -> list[str]:
+        """The keys of uploads that were begun in parts and never ended."""
+        listed = self.client._list_multipart_uploads(BUCKET)  # noqa: SLF001 - minio-py has no other word for it
+        return [upload.object_name for upload in listed.uploads]
+
     def _wait(self) -> None:
         end = time.monotonic() + START_TIMEOUT_S
         while True:
