@@ -41,7 +41,7 @@ def look(process: psutil.Process, temporary: Path, jobs: int, seconds: float) ->
     """One sample of a process that runs."""
     children = process.children(recursive=True)
     rss = process.memory_info().rss
-    held = [link.readlink().as_posix() for link in Path(f"/proc/{process.pid}/fd").iterdir() if link.is_symlink()]
+    held = [_target(link) for link in Path(f"/proc/{process.pid}/fd").iterdir()]
     return Sample(
         jobs=jobs,
         seconds=round(seconds, 1),
@@ -53,6 +53,13 @@ def look(process: psutil.Process, temporary: Path, jobs: int, seconds: float) ->
         processes=len(children),
         files=sum(1 for _ in temporary.rglob("*")),
     )
+
+
+def _target(link: Path) -> str:
+    try:
+        return link.readlink().as_posix()
+    except OSError:  # closed meanwhile
+        return ""
 
 
 def _rss(process: psutil.Process) -> int:

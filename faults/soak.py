@@ -131,7 +131,7 @@ def verdict(soak: Soak, jobs: int) -> list[str]:
     """Everything that is wrong, once so many jobs are sent."""
     try:
         soak.run(jobs, WARM_UP)
-    except (RuntimeError, psutil.Error) as error:
+    except (RuntimeError, OSError, psutil.Error) as error:
         return [str(error), *soak.lost()]
     return [*soak.lost(), *growth(warm(soak), soak.idle)]
 
