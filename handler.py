@@ -21,7 +21,7 @@ from runpod.serverless.modules import rp_scale
 from runpod.serverless.modules.rp_http import send_result
 from runpod.serverless.modules.rp_logger import LOG_LEVELS, RunPodLogger
 
-from qwen_worker import fitness
+from qwen_worker import fitness, memory
 from qwen_worker import log as job_log
 from qwen_worker.build import build, build_bucket
 from qwen_worker.job import Answer
@@ -132,6 +132,7 @@ def _registered(check: Callable[[], None]) -> None:
 
 def main() -> None:
     """Start the worker. What stops it from working is logged as JSON, and ends in exit code 1."""
+    memory.give_back()
     RunPodLogger.log = _log
     job_log.setup("INFO")
     if _way() == "queue":

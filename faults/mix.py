@@ -18,6 +18,7 @@ from local.web import ImageHost, Reply
 
 SOURCES = 40  # pictures that ordinary requests are about
 HOSTILE = 5  # one of so many is hostile
+FIRST = 10  # jobs at the begin that hold more threads and connections of the worker's pools than any that follow
 AGAIN = 4  # and of the others one of so many was sent before
 SMALL = {"num_inference_steps": 2, "width": 256, "height": 256, "true_cfg_scale": 1.0}
 LONG = {"num_inference_steps": 50, "width": 1024, "height": 1024, "true_cfg_scale": 1.0}
@@ -59,12 +60,15 @@ class Mix:
         self._edits = itertools.count()
         hostile = [*_requests(self._sources[0]), *_hosts(host), *_pictures(host), None]
         self._draw.shuffle(hostile)
+        self._first = Planned("silent hosts", _about(host.url("/silent"), mask_url=host.url("/left")), "DownloadFailed")
         self._hostile = itertools.cycle(hostile)
 
     def __iter__(self) -> Iterator[Planned]:
         """The jobs."""
         for number in itertools.count(1):
-            if number % HOSTILE == 0:
+            if number <= FIRST:
+                yield self._first
+            elif number % HOSTILE == 0:
                 yield next(self._hostile) or self._edit(CUT_EDIT, "cancelled", LONG)
             elif self._made and self._draw.randrange(AGAIN) == 0:
                 yield self._draw.choice(self._made)
@@ -126,6 +130,7 @@ def _hosts(host: ImageHost) -> Iterator[Planned]:
         ("dead host", f"http://127.0.0.1:{children.free_port()}/a.png"),
         ("missing picture", host.url("/gone")),
         ("failing host", host.url("/broken")),
+        ("empty picture", host.put("/empty", b"")),
         ("slow host", host.url("/slow")),
         ("silent host", host.url("/silent")),
     ):
@@ -148,7 +153,6 @@ def _pictures(host: ImageHost) -> Iterator[Planned]:
         "truncated PNG": whole[: len(whole) // 2],
         "truncated JPEG": photo.getvalue()[: len(photo.getvalue()) // 2],
         "no picture": b"<html>not here</html>" * 1000,
-        "nothing": b"",
         "too many bytes": whole + bytes(30 * MIB),
     }
     for kind, data in files.items():

@@ -36,7 +36,7 @@ IN_FLIGHT = 12  # jobs that are sent and not answered: more than the worker take
 SAMPLE_EVERY = 10  # jobs
 PATIENCE_S = 60.0  # without a single answer
 CANCEL_S = 0.3  # after a job was taken
-IDLE_S = 4.0
+IDLE_S = 17.0  # the SDK keeps a connection that it does not need for 15 s
 
 
 @dataclass
@@ -131,7 +131,7 @@ def verdict(soak: Soak, jobs: int) -> list[str]:
     """Everything that is wrong, once so many jobs are sent."""
     try:
         soak.run(jobs, WARM_UP)
-    except (RuntimeError, psutil.Error) as error:
+    except (RuntimeError, OSError, psutil.Error) as error:
         return [str(error), *soak.lost()]
     return [*soak.lost(), *growth(warm(soak), soak.idle)]
 
