@@ -6,19 +6,16 @@ import contextlib
 import contextvars
 import json
 import logging
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Protocol
 from weakref import WeakValueDictionary
-
-from PIL import Image
 
 from qwen_worker.archive import Archive, Finished, Manifest
 from qwen_worker.company import Company, Member
 from qwen_worker.deadlines import cut_when_cancelled
 from qwen_worker.errors import ModelError, StorageError
+from qwen_worker.gpu import GPU, Editor
 from qwen_worker.images.encode import encode, largest
 from qwen_worker.images.geometry import plan
 from qwen_worker.inline import check_answer
@@ -27,7 +24,6 @@ from qwen_worker.originals import Originals
 from qwen_worker.prepared import Prepared, prepare
 from qwen_worker.request import ImageRequest, Knobs
 from qwen_worker.result import CacheState, ImageResult, Link, Meta, Picture, Timings
-from qwen_worker.schema import Size
 from qwen_worker.sources import Source
 from qwen_worker.stopwatch import Stopwatch
 from qwen_worker.threads import off
@@ -37,37 +33,6 @@ log = logging.getLogger(__name__)
 
 SETTLE_S = 1.0  # that a failure's answer waits for its traces to be gone
 MOST_STARTS = 10  # that came to nothing, of one request: each costs the start of a worker
-
-
-class Editor(Protocol):
-    """What the model room offers: qwen_worker.model.edit.Editor."""
-
-    model_id: str
-    model_revision: str
-    grid: int
-    loras: Mapping[str, str]  # name → source@revision/file
-
-    def made_by(self, request: ImageRequest) -> tuple[str, str]:
-        """Id and revision of the model that makes this request's picture."""
-
-    def check(self, request: ImageRequest, canvas: Size, references: Sequence[Size]) -> None:
-        """Refuse what the model cannot do with pictures of these sizes; raises BadInput."""
-
-    def edit(
-        self,
-        request: ImageRequest,
-        canvas: Size,
-        references: Sequence[Image.Image],
-        mask: Image.Image | None,
-        cancelled: threading.Event,
-        told: Callable[[int, int], None],
-        left_s: float,
-    ) -> Image.Image:
-        """Make the picture in the seconds left; tells the passes done and those in all; raises ModelError."""
-
-
-class _UnfitError(Exception):
-    """An edit before this one has shown that there can be no more."""
 
 
 @dataclass(frozen=True)
@@ -122,10 +87,9 @@ class Service:
         self._archive = archive
         self._uploader = uploader
         self._io = io
-        self._gpu = gpu
+        self._gpu = GPU(editor, gpu)
         self._max_output_pixels = max_output_pixels
         self._company = Company(intake or Intake())
-        self._unfit = False  # the model's device, or this process, can do no more edits
         self._running: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def presign(self, object_key: str) -> Link:
@@ -267,7 +231,7 @@ class Service:
 
     async def _one(self, work: _Work, number: int, prepared: Prepared) -> Done:
         request, watch = work.request.numbered(number), work.watch
-        made = await self._on_gpu(request, prepared, watch)
+        made = await self._gpu.edit(request, prepared, watch)
         watch.begin("encode")
         image, geometry, warnings = await off(self._io, prepared.delivered, request, made)
         encoded = await off(self._io, encode, image, request.output_format, request.output_quality)
@@ -290,39 +254,6 @@ class Service:
         )
         finished = Finished(key=key, content_type=encoded.content_type, size=len(encoded.data), meta=meta)
         return Done(finished, encoded.data if request.needs_files else b"", reused=False)
-
-    async def _on_gpu(self, request: ImageRequest, prepared: Prepared, watch: Stopwatch) -> Image.Image:
-        cancelled = threading.Event()
-        canvas = prepared.plan.target.canvas
-
-        def edit() -> Image.Image:
-            if self._unfit:
-                raise _UnfitError
-            left_s = watch.left
-            if left_s <= 0:
-                raise ModelError("the worker was busy for too long: try again", retryable=True)
-            watch.begin("edit")
-            try:
-                references, cells = prepared.references, prepared.cells
-                return self._editor.edit(request, canvas, references, cells, cancelled, watch.step, left_s)
-            except ModelError as error:
-                # Here, in the one thread of the model: the next job's turn comes at once.
-                self._unfit = error.refresh_worker
-                raise
-
-        watch.begin("queue")
-        if prepared.is_empty:
-            # No GPU time is spent on what nobody would see.
-            watch.begin("edit")
-            return prepared.references[0]
-        try:
-            return await off(self._gpu, edit)
-        except _UnfitError:
-            # Without an answer the platform gives the job to another worker.
-            raise asyncio.CancelledError from None
-        finally:
-            # A job that was stopped must not keep the GPU from the next one.
-            cancelled.set()
 
     def _result(
         self,
