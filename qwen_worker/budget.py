@@ -78,6 +78,7 @@ class Clock:
         self._end = time.monotonic() + budget.total
         #: Seconds that the stage which began last may take.
         self.seconds = math.inf
+        self._last = self._stage_end = 0.0
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -105,8 +106,19 @@ class Clock:
         own = self._budget.stages.get(stage, math.inf) if seconds is None else seconds
         now = time.monotonic()
         self.seconds = min(own, max(0.0, self._end - now))
+        self._last, self._stage_end = now, now + self.seconds
+        self._schedule(self._stage_end)
+
+    def step(self, done: int, total: int) -> None:
+        """A step of the stage is done. What follows the last takes no longer than two: it is not cut off for less."""
+        now = time.monotonic()
+        if done == total:
+            self._schedule(max(self._stage_end, now + 2 * (now - self._last)))
+        self._last = now
+
+    def _schedule(self, end: float) -> None:
         with contextlib.suppress(RuntimeError):  # of a loop that has ended, when a stopped job's edit begins
-            self._loop.call_soon_threadsafe(self._reschedule, now + self.seconds + GRACE_S)
+            self._loop.call_soon_threadsafe(self._reschedule, end + GRACE_S)
 
     def _reschedule(self, when: float) -> None:
         """Another end, by the monotonic clock."""

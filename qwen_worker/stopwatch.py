@@ -48,6 +48,8 @@ class Stopwatch:
 
     def step(self, done: int, total: int) -> None:
         """So many passes of the model are done."""
+        if self._clock:
+            self._clock.step(done, total)
         self._tell({"stage": self.stage, "step": done, "steps": total, **self._image})
 
     def milliseconds(self) -> dict[str, float]:

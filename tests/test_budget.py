@@ -69,6 +69,25 @@ def test_the_next_stage_has_its_own_time() -> None:
     asyncio.run(run())
 
 
+def test_what_follows_the_last_step_is_not_cut_off() -> None:
+    """It may take as long as two."""
+
+    async def run(done: int) -> bool:
+        clock = Clock(Budget({"edit": 1.0 - GRACE_S}, NEVER))
+        try:
+            async with clock:
+                clock.begin("edit")
+                await asyncio.sleep(0.6)
+                clock.step(done, 2)
+                await asyncio.sleep(1)
+        except TimeoutError:
+            return False
+        return True
+
+    assert asyncio.run(run(2))
+    assert not asyncio.run(run(1))
+
+
 def test_the_job_has_an_end_whatever_its_stages_may() -> None:
     """And what is left of it leaves room for storing what is made."""
 

@@ -25,7 +25,7 @@ from local.logs import caught
 from local.tls import Authority, TLSForwarder
 from local.web import ImageHost, Reply
 from qwen_worker.archive import Archive
-from qwen_worker.budget import Budget
+from qwen_worker.budget import ENDLESS, Budget
 from qwen_worker.build import assemble, build_bucket, build_editor, decoder, limits
 from qwen_worker.job import UNFORESEEN, Answer, Jobs
 from qwen_worker.model.edit import Editor
@@ -553,6 +553,7 @@ def test_the_error_of_a_timeout_is_a_model_error(tiny: Path, shared_bucket: Loca
     """From the settings down to the pipeline."""
     settings = settings_of(tiny, shared_bucket, INFERENCE_TIMEOUT_SECONDS="0.01")
     jobs = assemble(settings, build_editor(settings))
+    jobs._budget = ENDLESS
     error = error_of(answer(jobs, said(host.put("/a.png", file_of(photo())))))
 
     assert (error["type"], error["details"]["stage"]) == ("ModelError", "edit")
