@@ -13,7 +13,7 @@ from local.fault_kinds import KINDS
 from local.fault_proxy import REFUSED, Fault
 
 WITHIN_S = 15.0
-WORKERS = 4
+WORKERS = 5
 MOST = 3  # requests of one operation
 MOST_MB = 200.0
 STATS = MOST * MOST  # each of the uploads is looked at
@@ -105,7 +105,8 @@ class Case:
 def cases() -> Iterator[Case]:
     """For ever, at every place; and once or twice, where a try more must mend it."""
     for place in PLACES.values():
-        for kind in (*KINDS, REFUSED):
+        # Refused are all requests from then on, those too without which there is no job.
+        for kind in (*KINDS, REFUSED) if place.error else KINDS:
             yield Case(kind, place)
     for place in (place for place in PLACES.values() if place.error):
         for kind in KINDS:
