@@ -66,7 +66,7 @@ class Archive:
     versions: Mapping[str, str]
 
     def find(self, digest: str) -> Manifest:
-        """The manifest of a request, with those of its pictures that are still there as they were written.
+        """The manifest of a request; `read` tells whether its pictures are still there.
 
         Raises:
             CacheReadFailed: the bucket could not be read.
@@ -82,8 +82,8 @@ class Archive:
             if found is None:
                 log.warning("manifest is damaged", extra={"object_key": _manifest_key(digest)})
                 return self._manifest({})
-            there = {number: one for number, one in found.finished.items() if self._is_there(digest, one)}
-            return found.model_copy(update={"finished": there})
+            own = {number: one for number, one in found.finished.items() if _is_of(digest, one)}
+            return found.model_copy(update={"finished": own})
 
     def begin(self, digest: str, known: Manifest) -> None:
         """Note in the manifest that the making of pictures begins; what writes it next takes the note away.
@@ -127,14 +127,17 @@ class Archive:
         self.remember(digest, finished)
 
     def read(self, finished: Finished) -> bytes | None:
-        """The file of a picture, or None if it is not what was written.
+        """The file of a picture, or None if it is not there as it was written: a link would show something else.
 
         Raises:
             CacheReadFailed: the bucket could not be read.
         """
         with reading_cache():
             stored = self.bucket.get(finished.key, finished.size, known=True)
-        return stored.data if stored and stored.intact else None
+        if stored is None or not stored.intact or _sha256(stored.data) != finished.meta.output.sha256:
+            log.warning("stored result is damaged or gone", extra={"object_key": finished.key})
+            return None
+        return stored.data
 
     def link(self, key: str, content_type: str) -> Link:
         """Where an object is."""
@@ -173,12 +176,6 @@ class Archive:
     def _write(self, digest: str, said: Manifest) -> None:
         self.bucket.put(_manifest_key(digest), said.model_dump_json(by_alias=True).encode(), "application/json")
 
-    def _is_there(self, digest: str, one: Finished) -> bool:
-        if not (RESULT_KEY.fullmatch(one.key) and one.key.startswith(f"results/{digest}/")):
-            return False
-        found = self.bucket.stat(one.key)
-        return found is not None and (found.size, found.sha256) == (one.size, one.meta.output.sha256)
-
 
 def object_key(digest: str, job_id: str, number: int, extension: str) -> str:
     """Where a picture goes, below the prefix.
@@ -195,6 +192,14 @@ def object_key(digest: str, job_id: str, number: int, extension: str) -> str:
     if word != job_id or re.search(r"-[1-3]$", word):
         word = f"{word}-{hashlib.sha256(job_id.encode(errors='replace')).hexdigest()[:16]}"
     return f"results/{digest}/{word}{f'-{number}' if number else ''}.{extension}"
+
+
+def _is_of(digest: str, one: Finished) -> bool:
+    return bool(RESULT_KEY.fullmatch(one.key)) and one.key.startswith(f"results/{digest}/")
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _manifest_key(digest: str) -> str:

@@ -20,7 +20,7 @@ from qwen_worker.images.encode import encode, largest
 from qwen_worker.images.geometry import plan
 from qwen_worker.inline import check_answer
 from qwen_worker.intake import Intake
-from qwen_worker.originals import Originals
+from qwen_worker.originals import Originals, SpoiltError
 from qwen_worker.prepared import Prepared, prepare
 from qwen_worker.request import ImageRequest, Knobs
 from qwen_worker.result import CacheState, ImageResult, Link, Meta, Picture, Timings
@@ -114,7 +114,10 @@ class Service:
         if request.upload_url:
             await off(self._io, self._uploader.check, request.upload_url)
         async with self._company.present() as member:
-            await self._images(request, job_id, watch, deliver, member)
+            try:
+                await self._images(request, job_id, watch, deliver, member)
+            except SpoiltError:
+                await self._images(request, job_id, watch, deliver, member, anew=True)
 
     async def _images(
         self,
@@ -123,9 +126,11 @@ class Service:
         watch: Stopwatch,
         deliver: Callable[[ImageResult], None],
         member: Member,
+        *,
+        anew: bool = False,
     ) -> None:
         watch.begin("fetch")
-        sources = await self._originals.fetched(request)
+        sources = await self._originals.fetched(request, anew=anew)
         cache: CacheState = ("hit" if all(source.hit for source in sources) else "miss") if sources else None
         digest = self._digest(request, sources)
 
@@ -206,13 +211,13 @@ class Service:
         return done
 
     async def _found(self, request: ImageRequest, known: Mapping[int, Finished]) -> dict[int, Done]:
-        """Those of the pictures that need not be made: with their files, if the request needs those."""
+        """Those of the pictures that need not be made, each seen to be what it was."""
         found = {}
         for number in range(request.num_images):
             if request.reuse and number in known:
-                data = await off(self._io, self._archive.read, known[number]) if request.needs_files else b""
+                data = await off(self._io, self._archive.read, known[number])
                 if data is not None:
-                    found[number] = Done(known[number], data, reused=True)
+                    found[number] = Done(known[number], data if request.needs_files else b"", reused=True)
         return found
 
     async def _prepared(self, work: _Work, found: Mapping[int, Done]) -> Prepared:

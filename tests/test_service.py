@@ -1,6 +1,7 @@
 """The way of a request: what reaches the model, and what is kept."""
 
 import dataclasses
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -186,6 +187,27 @@ def test_what_is_wrong_with_a_picture_names_it(jobs: Jobs, host: ImageHost) -> N
         error = error_of(answer(jobs, {**QUICK, **said}))
         assert error["message"].startswith(f"{picture}: {message}")
         assert error["details"]["picture"] == picture
+
+
+def test_what_is_kept_and_no_picture_is_fetched_anew(jobs: Jobs, host: ImageHost, shared_bucket: LocalBucket) -> None:
+    """Whoever wrote it, and however well: once. If the host has no better, that is told."""
+    url = host.put("/kept", file_of(scene(256, 256)))
+    key = hashlib.sha256(url.encode()).hexdigest()
+    small = {**QUICK, "image_url": url, "width": 256, "height": 256}
+    answer(jobs, small)
+    for seed in (2, 3):
+        if seed == 3:
+            host.put("/kept", b"<html>")
+        jobs._service._archive.bucket.put(f"sources/{key}", b"no picture", "image/png")
+        found = answer(jobs, {**small, "seed": seed})
+        again = answer(jobs, {**small, "seed": seed + 10})
+        if seed == 2:
+            assert found["result"]["meta"]["cache"] == "miss"
+            assert again["result"]["meta"]["cache"] == "hit"
+        else:
+            assert error_of(found)["details"]["picture"] == "the source"
+
+    assert host.requests[:2] == ["/kept", "/kept"]
 
 
 def test_the_cause_of_a_failure_is_not_lost(jobs: Jobs, host: ImageHost, caplog: pytest.LogCaptureFixture) -> None:

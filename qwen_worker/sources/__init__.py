@@ -29,8 +29,8 @@ class Sources:
         self._fetcher = fetcher
         self._cache = cache
 
-    def load(self, url: str) -> Source:
-        """The bytes at `url`.
+    def load(self, url: str, *, anew: bool = False) -> Source:
+        """The bytes at `url`. `anew`: as their host has them, whatever the bucket keeps.
 
         Raises:
             CacheReadFailed: the bucket could not be read.
@@ -40,11 +40,11 @@ class Sources:
         if is_data(url):
             data = decoded(url, self._fetcher.max_bytes)
             digest = _sha256(data)
-            return Source(digest, data, digest, hit=self._cache.has(digest, len(data)))
+            return Source(digest, data, digest, hit=not anew and self._cache.has(digest, len(data)))
         # The bucket may hold a copy from before the operator closed its host.
         self._fetcher.check(url)
         key = _sha256(url.encode())
-        kept = self._cache.get(key)
+        kept = None if anew else self._cache.get(key)
         data = self._fetcher.fetch(url) if kept is None else kept
         return Source(key, data, _sha256(data), hit=kept is not None)
 

@@ -13,7 +13,7 @@ from http.client import HTTPException
 from typing import TypeVar
 from xml.etree.ElementTree import ParseError
 
-from minio.error import MinioException, S3Error, ServerError
+from minio.error import MinioException, S3Error
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from qwen_worker.deadlines import Deadline
@@ -147,11 +147,9 @@ def _heals(error: Exception, code: str, status: int | None) -> bool:
     if status is None:
         # ValueError: minio-py itself refuses the request as it is.
         return not isinstance(error, ValueError)
-    if status == HTTPStatus.NOT_IMPLEMENTED or 300 <= status < 400:
-        return False
-    # Of what else is no answer of S3, it may have been damaged on the way. A HEAD's has no code of its own.
-    told = isinstance(error, ServerError) or (isinstance(error, S3Error) and error.code)
-    return is_worth_another_try(status) or not told
+    # What breaks off, or is no answer although it says 200, was damaged on the way.
+    damaged = status < 300 or isinstance(error, (HTTPError, HTTPException, OSError))
+    return damaged or (is_worth_another_try(status) and status != HTTPStatus.NOT_IMPLEMENTED)
 
 
 def _seconds(retry_after: str) -> float:
