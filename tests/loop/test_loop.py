@@ -141,9 +141,9 @@ def test_a_job_api_that_fails_is_asked_a_few_times_and_then_the_job_is_done(echo
     """RunPod's own loop asks it thousands of times a second, or dies."""
     echo.api.take_fault = fault
     complained, asked = len(echo.lines(PAUSES)), echo.api.takes
-    # The question that is open is answered well.
+    # The question that is open is answered well; one on a connection that had been good may be put twice.
     first = echo.submit()
-    until(lambda: echo.api.takes >= asked + 4)
+    until(lambda: echo.api.takes >= asked + 6)
     times, lines = echo.api.take_times[asked:], len(echo.lines(PAUSES)) - complained
     echo.api.take_fault = None
 
