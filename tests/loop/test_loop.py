@@ -186,24 +186,10 @@ def test_an_answer_is_posted_until_it_is_taken(echo: Echo, fault: Fault) -> None
     assert echo.ended(echo.submit()) == ["COMPLETED"]
 
 
-def test_retry_after_is_obeyed(echo: Echo) -> None:
-    """By answers and by questions."""
-    again = {"Retry-After": "1"}
-    echo.api.take_fault = Fault(status=429, headers=again, times=1)
-    echo.api.done_fault = Fault(status=503, headers=again, times=1)
-    first, asked, answered = echo.submit(), len(echo.api.take_times), len(echo.api.done_times)
-    ended = echo.ended(first, echo.submit())
-    takes, dones = echo.api.take_times[asked:], echo.api.done_times[answered:]
-
-    assert ended == ["COMPLETED"] * 2
-    assert takes[1] - takes[0] >= 1
-    assert dones[1] - dones[0] >= 1
-
-
 def test_an_answer_that_nobody_takes_is_told_and_the_next_job_is_done(echo: Echo) -> None:
     """After three refusals, with the job's id."""
     echo.api.done_fault = Fault(status=400, times=3)
-    job_id, answered = echo.submit(), len(echo.api.done_times)
+    answered, job_id = len(echo.api.done_times), echo.submit()
     until(lambda: echo.lines("answer not delivered"))
     (line,) = echo.lines("answer not delivered")
 
