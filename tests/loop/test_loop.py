@@ -139,16 +139,16 @@ def patient(tmp_path: Path) -> Iterator[Echo]:
 def test_a_job_api_that_fails_is_asked_a_few_times_and_then_the_job_is_done(echo: Echo, fault: Fault) -> None:
     """RunPod's own loop asks it thousands of times a second, or dies."""
     echo.api.take_fault = fault
-    complained = len(echo.lines(PAUSES))
+    complained, asked = len(echo.lines(PAUSES)), echo.api.takes
     # The question that is open is answered well.
     first = echo.submit()
-    begin, asked = time.monotonic(), echo.api.takes
-    until(lambda: echo.api.takes > asked + 2)
-    count, seconds, lines = echo.api.takes - asked, time.monotonic() - begin, len(echo.lines(PAUSES)) - complained
+    until(lambda: echo.api.takes >= asked + 4)
+    times, lines = echo.api.take_times[asked:], len(echo.lines(PAUSES)) - complained
     echo.api.take_fault = None
 
-    assert count <= 3 + 10 * seconds
-    assert lines <= count
+    # aiohttp puts a question whose connection breaks a second time at once.
+    assert times[-1] - times[-3] >= SHORT["first"]
+    assert lines <= len(times)
     assert echo.ended(first, echo.submit()) == ["COMPLETED"] * 2
 
 
@@ -186,24 +186,10 @@ def test_an_answer_is_posted_until_it_is_taken(echo: Echo, fault: Fault) -> None
     assert echo.ended(echo.submit()) == ["COMPLETED"]
 
 
-def test_retry_after_is_obeyed(echo: Echo) -> None:
-    """By answers and by questions."""
-    again = {"Retry-After": "1"}
-    echo.api.take_fault = Fault(status=429, headers=again, times=1)
-    echo.api.done_fault = Fault(status=503, headers=again, times=1)
-    first, asked, answered = echo.submit(), len(echo.api.take_times), len(echo.api.done_times)
-    ended = echo.ended(first, echo.submit())
-    takes, dones = echo.api.take_times[asked:], echo.api.done_times[answered:]
-
-    assert ended == ["COMPLETED"] * 2
-    assert takes[1] - takes[0] >= 1
-    assert dones[1] - dones[0] >= 1
-
-
 def test_an_answer_that_nobody_takes_is_told_and_the_next_job_is_done(echo: Echo) -> None:
     """After three refusals, with the job's id."""
     echo.api.done_fault = Fault(status=400, times=3)
-    job_id, answered = echo.submit(), len(echo.api.done_times)
+    answered, job_id = len(echo.api.done_times), echo.submit()
     until(lambda: echo.lines("answer not delivered"))
     (line,) = echo.lines("answer not delivered")
 
@@ -260,15 +246,15 @@ def test_no_job_is_taken_while_the_intake_is_closed(echo: Echo) -> None:
 
 def test_an_idle_worker_ends_at_once(patient: Echo) -> None:
     """Its question is called off; what comes later is the next life's."""
-    begin = time.monotonic()
+    begin, asked = time.monotonic(), patient.api.takes
     patient.process.send_signal(signal.SIGTERM)
     code, seconds = patient.ends(), time.monotonic() - begin
-    asked, job_id = patient.api.takes, patient.submit()
+    asked_after, job_id = patient.api.takes, patient.submit()
     patient.start()
 
     assert code == 0
     assert seconds < 6  # the question is held open for ten
-    assert patient.api.takes == asked + 1
+    assert asked_after == asked
     assert patient.ended(job_id) == ["COMPLETED"]
 
 
