@@ -189,7 +189,7 @@ def test_what_is_wrong_with_a_picture_names_it(jobs: Jobs, host: ImageHost) -> N
         assert error["details"]["picture"] == picture
 
 
-def test_what_is_kept_and_no_picture_is_fetched_anew(jobs: Jobs, host: ImageHost, shared_bucket: LocalBucket) -> None:
+def test_what_is_kept_and_no_picture_is_fetched_anew(jobs: Jobs, host: ImageHost) -> None:
     """Whoever wrote it, and however well: once. If the host has no better, that is told."""
     url = host.put("/kept", file_of(scene(256, 256)))
     key = hashlib.sha256(url.encode()).hexdigest()
