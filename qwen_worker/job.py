@@ -124,6 +124,7 @@ class Jobs:
         if isinstance(request, HealthInput):
             return Answer({"status": "success", "result": self._health()})
         if isinstance(request, PresignInput):
+            watch.begin("lookup")
             with cut_when_cancelled():
                 link = await self._service.presign(request.object_key)
             return Answer({"status": "success", "result": link.model_dump(mode="json")})
