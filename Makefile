@@ -4,9 +4,11 @@ BIN := .venv/bin
 SETUP := .venv/.done
 # What looks like secrets and is none: the hashes of packages, addresses that mean harm, and commits.
 NO_SECRETS := '^(requirements\.lock|tests/data/ssrf_vectors\.json)$$'
+# Tests that mostly wait for processes of their own.
+WORKERS := tests/loop tests/faults
 COMMITS := '"[0-9a-f]{40}"'
 
-.PHONY: setup demo serve test test-fast hostile faults soak mutants check format schema lock sbom clean
+.PHONY: setup demo serve test test-workers test-parts test-fast hostile faults soak mutants check format schema lock sbom clean
 
 setup: $(SETUP)  ## the virtual environment in .venv
 
@@ -21,8 +23,14 @@ demo: $(SETUP)  ## one edit through RunPod's production loop, on this machine
 serve: $(SETUP)  ## RunPod's local HTTP API on the same parts
 	$(BIN)/python -m local.serve
 
-test: $(SETUP)  ## the whole suite
-	$(BIN)/python -m pytest
+test: $(SETUP)  ## the whole suite, in two halves at a time
+	$(MAKE) --jobs=2 --keep-going --output-sync=line test-workers test-parts
+
+test-workers: $(SETUP)
+	$(BIN)/python -m pytest $(WORKERS)
+
+test-parts: $(SETUP)
+	$(BIN)/python -m pytest tests $(WORKERS:%=--ignore=%)
 
 test-fast: $(SETUP)  ## without the tests that start whole workers, edit at full size or wait for long
 	$(BIN)/python -m pytest -m "not slow"
