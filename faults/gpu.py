@@ -145,8 +145,8 @@ def poisoned(on: Rig, deed: str) -> None:
     # So that both are taken together.
     if on.process:
         on.process.send_signal(signal.SIGSTOP)
-    poison = on.submit(on.request(f"poison of {deed}", **POISON))
-    innocent = on.submit(on.request(f"innocent of {deed}"))
+    poison = on.submit(on.request(f"poison of {deed} {len(on.api.jobs)}", **POISON))
+    innocent = on.submit(on.request(f"innocent of {deed} {len(on.api.jobs)}"))
     if on.process:
         on.process.send_signal(signal.SIGCONT)
     _answered(on, innocent, LIVES)
@@ -158,7 +158,7 @@ def poisoned(on: Rig, deed: str) -> None:
         on.order(None)
         on.replace_worker()
         result_of(on.finished(poison))
-    result_of(on.run(on.request(f"after poison of {deed}")))
+    result_of(on.run(on.request(f"after poison of {deed} {len(on.api.jobs)}")))
 
 
 def _answered(on: Rig, job_id: str, lives: int) -> None:
