@@ -15,7 +15,7 @@ from faults.checks import BrokenError, hold, until
 from local import worker
 from local.stack import Stack
 
-END_S = 10.0  # for a process that must go, and for those below it
+END_S = 5.0  # for a process that must go, and for those below it
 
 
 class Mortal(Stack):

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
@@ -10,8 +11,9 @@ from qwen_worker.intake import Intake
 
 @dataclass(eq=False)
 class Member:
-    """A job; `suspicion` is how often its process ended before it did."""
+    """A job; `number` is the place in which it came, `suspicion` how often its process ended before it did."""
 
+    number: int
     suspicion: int = 0
 
 
@@ -21,14 +23,15 @@ class Company:
     def __init__(self, intake: Intake) -> None:
         self._intake = intake
         self._there: set[Member] = set()
-        self._suspects: list[Member] = []  # in the order in which they came
+        self._suspects: set[Member] = set()
+        self._numbers = itertools.count()
         self._is_alone = False
         self._waiting: list[asyncio.Event] = []
 
     @contextlib.asynccontextmanager
     async def present(self) -> AsyncIterator[Member]:
         """For the time of a job: it waits for one that is alone, and no other is alone beside it."""
-        member = Member()
+        member = Member(next(self._numbers))
         await self._enter(member)
         try:
             yield member
@@ -49,7 +52,7 @@ class Company:
         Of several the least suspected comes first. Of equals that is the last: the first was on the GPU then.
         """
         member.suspicion = suspicion
-        self._suspects.append(member)
+        self._suspects.add(member)
         self._leave(member)
         try:
             async with self._intake.closed():
@@ -64,7 +67,7 @@ class Company:
             self._notify()
 
     def _next(self) -> Member:
-        return min(reversed(self._suspects), key=lambda member: member.suspicion)
+        return min(self._suspects, key=lambda member: (member.suspicion, -member.number))
 
     async def _enter(self, member: Member) -> None:
         await self._until(lambda: not self._is_alone)

@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import signal
-import threading
 from typing import Any, NoReturn
 from urllib.parse import quote
 
@@ -25,7 +24,7 @@ from qwen_worker.job_api import NotDeliveredError, Patience, Question, deliver, 
 log = logging.getLogger(__name__)
 
 MAX_ID = 1000  # characters: with a longer one nothing can be answered
-END_S = 1.0  # for threads and processes to end by themselves, when all jobs are answered
+END_S = 0.3  # for what goes on behind answered jobs, as a source that is being cached
 
 
 class Loop:
@@ -47,7 +46,7 @@ class Loop:
         self._is_sick = False  # this process: what it would still answer is not to be trusted
 
     def start(self) -> None:
-        """As JobScaler.start: returns when the worker is to end, with every job answered."""
+        """As JobScaler.start, but that it ends the process itself, with every job answered."""
         asyncio.run(self._run())
 
     async def _run(self) -> None:
@@ -60,12 +59,9 @@ class Loop:
             while self._running:
                 await asyncio.wait(self._running)
             stops.cancel()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_IGN)
-        # Threads of jobs that were stopped may hang for ever.
-        end = threading.Timer(END_S, _end, (0,))
-        end.daemon = True
-        end.start()
+        await asyncio.sleep(END_S)
+        # Not by the interpreter's own way out: threads of jobs that were stopped may hang for ever.
+        _end(0)
 
     async def _take_jobs(self, session: Any) -> None:
         question = Question("job-take", _jobs, self._called_off, self._patience)

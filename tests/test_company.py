@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-from qwen_worker.company import Company
+from qwen_worker.company import Company, Member
 from qwen_worker.intake import Intake
 
 
@@ -139,5 +139,25 @@ def test_one_that_is_stopped_leaves_nothing_behind() -> None:
         await process.stop("alone")
         assert process.worked == ["innocent", "alone", "behind it"]
         assert process.intake.is_open
+
+    run(story())
+
+
+def test_who_came_first_is_not_who_was_found_out_first() -> None:
+    """Of equals the first to be taken was on the GPU, however long its source takes this time."""
+
+    async def story() -> None:
+        company, order = Company(Intake()), []
+
+        async def work(member: Member, name: str) -> None:
+            async with company.alone(member, 1):
+                order.append(name)
+
+        async with company.present() as first, company.present() as second:
+            works = [asyncio.create_task(work(second, "second"))]
+            await asyncio.sleep(0)
+            works.append(asyncio.create_task(work(first, "first")))
+            await asyncio.gather(*works)
+        assert order == ["second", "first"]
 
     run(story())
