@@ -26,6 +26,7 @@ from qwen_worker.storage import Bucket, reading_cache
 log = logging.getLogger(__name__)
 
 RESULT_KEY = re.compile(r"results/[0-9a-f]{64}/[A-Za-z0-9_-]{1,150}\.(png|jpg|webp)")
+MOST_STARTED = 20  # jobs of one request whose workers were not heard of again
 MAX_MANIFEST_BYTES = 1_000_000
 
 
@@ -43,14 +44,14 @@ class Finished(BaseModel):
 class Manifest(BaseModel):
     """The finished pictures of one request by their numbers, and the versions of all that made them.
 
-    `started` is how often a worker began to make some and was not heard of again.
+    `started`: job → how often a worker began to make some for it and was not heard of again.
     """
 
     model_config = Frozen
 
     versions: dict[str, str]
     finished: dict[int, Finished]
-    started: int = 0
+    started: dict[str, int] = {}
 
 
 @dataclass(frozen=True)
@@ -74,24 +75,28 @@ class Archive:
         with reading_cache():
             stored = self.bucket.get(_manifest_key(digest), MAX_MANIFEST_BYTES)
             if stored is None:
-                return self._manifest({})
+                return self._manifest({}, {})
             try:
                 found = Manifest.model_validate_json(stored.data) if stored.intact else None
             except ValidationError:
                 found = None
             if found is None:
                 log.warning("manifest is damaged", extra={"object_key": _manifest_key(digest)})
-                return self._manifest({})
+                return self._manifest({}, {})
             own = {number: one for number, one in found.finished.items() if _is_of(digest, one)}
             return found.model_copy(update={"finished": own})
 
-    def begin(self, digest: str, known: Manifest) -> None:
-        """Note in the manifest that the making of pictures begins; what writes it next takes the note away.
+    def seconds(self, size: int = 0) -> float:
+        """What writing or reading a file of so many bytes may take."""
+        return self.bucket.seconds(size)
+
+    def begin(self, digest: str, finished: Mapping[int, Finished], started: Mapping[str, int]) -> None:
+        """Note in the manifest that the making of pictures begins, until `settle`, or `remember` with all of them.
 
         Raises:
             StorageError: the bucket could not be written: the pictures could not be stored either.
         """
-        self._write(digest, self._manifest(known.finished, known.started + 1))
+        self._write(digest, self._manifest(finished, started))
 
     def store(self, digest: str, job_id: str, number: int, encoded: Encoded) -> str:
         """Write a picture, make sure that it is there, and return its key.
@@ -103,28 +108,28 @@ class Archive:
         self.bucket.put(key, encoded.data, encoded.content_type, proven=True)
         return key
 
-    def remember(self, digest: str, finished: Mapping[int, Finished], started: int = 0) -> None:
+    def remember(self, digest: str, finished: Mapping[int, Finished], started: Mapping[str, int] | None = None) -> None:
         """Write the manifest; a failure is logged, since the pictures are there.
 
         Args:
             digest: of the request.
             finished: its pictures.
-            started: how often they were begun, if there are more to come.
+            started: what is being made.
         """
         try:
-            self._write(digest, self._manifest(finished, started))
+            self._write(digest, self._manifest(finished, started or {}))
         except StorageError as error:
             reason = {"object_key": _manifest_key(digest), "reason": error.message}
             log.warning("manifest could not be written", extra=reason)
 
-    def settle(self, digest: str, finished: Mapping[int, Finished]) -> None:
+    def settle(self, digest: str, finished: Mapping[int, Finished], started: Mapping[str, int]) -> None:
         """Take the note of `begin` away after a failure: the manifest too, if there is nothing else in it."""
         with contextlib.suppress(StorageError):
-            if not finished:
+            if not (finished or started):
                 self.bucket.delete(_manifest_key(digest))
                 return
         # Not everybody who may write may delete.
-        self.remember(digest, finished)
+        self.remember(digest, finished, started)
 
     def read(self, finished: Finished) -> bytes | None:
         """The file of a picture, or None if it is not there as it was written: a link would show something else.
@@ -170,8 +175,9 @@ class Archive:
             raise _no_key("is not there (any more): send the request again that made it")
         return self.link(key, found.content_type)
 
-    def _manifest(self, finished: Mapping[int, Finished], started: int = 0) -> Manifest:
-        return Manifest(versions=dict(self.versions), finished=dict(sorted(finished.items())), started=started)
+    def _manifest(self, finished: Mapping[int, Finished], started: Mapping[str, int]) -> Manifest:
+        last = dict(list(started.items())[-MOST_STARTED:])
+        return Manifest(versions=dict(self.versions), finished=dict(sorted(finished.items())), started=last)
 
     def _write(self, digest: str, said: Manifest) -> None:
         self.bucket.put(_manifest_key(digest), said.model_dump_json(by_alias=True).encode(), "application/json")
@@ -180,18 +186,21 @@ class Archive:
 def object_key(digest: str, job_id: str, number: int, extension: str) -> str:
     """Where a picture goes, below the prefix.
 
-    An id that is no plain word, or ends as if it had a number, is told apart by a digest of itself.
-
     Args:
         digest: of the request.
         job_id: of the job that made it.
         number: of the picture in its request, from 0.
         extension: of the file.
     """
+    return f"results/{digest}/{word_of(job_id)}{f'-{number}' if number else ''}.{extension}"
+
+
+def word_of(job_id: str) -> str:
+    """A job's id as a word. One that is none, or ends as if it had a number, is told apart by a digest of itself."""
     word = re.sub(r"[^A-Za-z0-9_-]", "_", job_id)[:100]
     if word != job_id or re.search(r"-[1-3]$", word):
         word = f"{word}-{hashlib.sha256(job_id.encode(errors='replace')).hexdigest()[:16]}"
-    return f"results/{digest}/{word}{f'-{number}' if number else ''}.{extension}"
+    return word
 
 
 def _is_of(digest: str, one: Finished) -> bool:

@@ -16,6 +16,8 @@ GRACE_S = 0.9
 WALL = 8
 LOOK_UP_S = 10.0  # of the host of upload_url
 ENCODE_S = 55.0  # WebP of 50 megapixels takes that on two slow cores
+#: stages whose threads cannot be stopped from outside: one that is stuck is lost, and its process with it
+THREADS = {"decode", "edit", "encode"}
 LOOKUP_MORE_S, UPLOAD_MORE_S = 5.0, 5.0
 
 
@@ -79,6 +81,7 @@ class Clock:
         #: Seconds that the stage which began last may take.
         self.seconds = math.inf
         self._last = self._stage_end = 0.0
+        self._threads = False
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -97,6 +100,11 @@ class Clock:
         return self._timeout.expired()
 
     @property
+    def is_stuck(self) -> bool:
+        """Whether it has ended a stage whose thread does not end by itself."""
+        return self.has_ended and self._threads
+
+    @property
     def left(self) -> float:
         """Seconds of the job that are left for a picture to be made in: what is made must be stored in time."""
         return self._end - time.monotonic() - self._budget.stages.get("upload", 0)
@@ -105,7 +113,10 @@ class Clock:
         """A stage begins, from any thread; `seconds` is how long it may take, if not as long as ever."""
         own = self._budget.stages.get(stage, math.inf) if seconds is None else seconds
         now = time.monotonic()
-        self.seconds = min(own, max(0.0, self._end - now))
+        left = max(0.0, self._end - now)
+        self.seconds = min(own, left)
+        # The job's end says nothing about the stage.
+        self._threads = stage in THREADS and own <= left
         self._last, self._stage_end = now, now + self.seconds
         self._schedule(self._stage_end)
 

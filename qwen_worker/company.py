@@ -28,22 +28,20 @@ class Company:
         self._is_alone = False
         self._waiting: list[asyncio.Event] = []
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether a job is alone, and others must wait."""
+        return self._is_alone
+
     @contextlib.asynccontextmanager
     async def present(self) -> AsyncIterator[Member]:
         """For the time of a job: it waits for one that is alone, and no other is alone beside it."""
         member = Member(next(self._numbers))
-        await self._enter(member)
+        await self.enter(member)
         try:
             yield member
         finally:
-            self._leave(member)
-
-    @contextlib.asynccontextmanager
-    async def aside(self, member: Member) -> AsyncIterator[None]:
-        """While this job waits for another of the same request, whose fate is its own."""
-        self._leave(member)
-        yield
-        await self._enter(member)
+            self.leave(member)
 
     @contextlib.asynccontextmanager
     async def alone(self, member: Member, suspicion: int) -> AsyncIterator[None]:
@@ -53,7 +51,7 @@ class Company:
         """
         member.suspicion = suspicion
         self._suspects.add(member)
-        self._leave(member)
+        self.leave(member)
         try:
             async with self._intake.closed():
                 await self._until(lambda: not (self._there or self._is_alone) and self._next() is member)
@@ -69,11 +67,13 @@ class Company:
     def _next(self) -> Member:
         return min(self._suspects, key=lambda member: (member.suspicion, -member.number))
 
-    async def _enter(self, member: Member) -> None:
+    async def enter(self, member: Member) -> None:
+        """It counts again; waits for one that is alone."""
         await self._until(lambda: not self._is_alone)
         self._there.add(member)
 
-    def _leave(self, member: Member) -> None:
+    def leave(self, member: Member) -> None:
+        """It does not count while it waits for another of the same request, whose fate is its own."""
         self._there.discard(member)
         self._notify()
 

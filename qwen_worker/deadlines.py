@@ -17,7 +17,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Self
 
@@ -141,6 +141,15 @@ def cut_when_cancelled() -> Iterator[None]:
         for deadline in list(running):
             deadline.cut()
         raise
+    finally:
+        _of_task.reset(token)
+
+
+def uncut(function: Callable[..., None], *arguments: object) -> None:
+    """Call it in this thread although the task whose context this is may be cancelled."""
+    token = _of_task.set(None)
+    try:
+        function(*arguments)
     finally:
         _of_task.reset(token)
 

@@ -1,6 +1,8 @@
 """The turns of jobs on the GPU: one at a time, and none after it has failed."""
 
 import asyncio
+import contextlib
+import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
@@ -9,11 +11,16 @@ from typing import Protocol
 from PIL import Image
 
 from qwen_worker.errors import ModelError
+from qwen_worker.intake import Intake
 from qwen_worker.prepared import Prepared
 from qwen_worker.request import ImageRequest
 from qwen_worker.schema import Size
 from qwen_worker.stopwatch import Stopwatch
 from qwen_worker.threads import off
+
+log = logging.getLogger(__name__)
+
+STUCK_S = 60.0  # a step that has not ended so long after its job never will
 
 
 class Editor(Protocol):
@@ -53,37 +60,51 @@ class GPU:
     Args:
         editor: only ever called on `thread`.
         thread: one.
+        intake: given up when there can be no more turns.
     """
 
-    def __init__(self, editor: Editor, thread: Executor) -> None:
+    def __init__(self, editor: Editor, thread: Executor, intake: Intake) -> None:
         self._editor = editor
         self._thread = thread
+        self._intake = intake
         self._unfit = False  # the device, or this process, can do no more edits
 
-    async def edit(self, request: ImageRequest, prepared: Prepared, watch: Stopwatch) -> Image.Image:
+    async def edit(
+        self, request: ImageRequest, prepared: Prepared, watch: Stopwatch, reserve_s: float = 0.0
+    ) -> Image.Image:
         """The picture that the model makes; an empty mask costs none of its time.
+
+        `reserve_s`: of the job's time, for storing it, beside what is always left.
 
         Raises:
             ModelError: it cannot, or not in time.
             asyncio.CancelledError: an edit before this one has shown that this process can do no more.
         """
-        cancelled = threading.Event()
+        loop = asyncio.get_running_loop()
+        cancelled, running = threading.Event(), threading.Event()
         canvas = prepared.plan.target.canvas
 
         def turn() -> Image.Image:
             if self._unfit:
                 raise _UnfitError
-            left_s = watch.left
+            left_s = watch.left - reserve_s
             if left_s <= 0:
                 raise ModelError("the worker was busy for too long: try again", retryable=True)
+            running.set()
             watch.begin("edit")
             try:
                 references, cells = prepared.references, prepared.cells
                 return self._editor.edit(request, canvas, references, cells, cancelled, watch.step, left_s)
             except ModelError as error:
                 # Here, in the one thread of the model: the next job's turn comes at once.
-                self._unfit = error.refresh_worker
+                if error.refresh_worker:
+                    self._unfit = True
+                    # Whether or not somebody still waits for this job's answer.
+                    with contextlib.suppress(RuntimeError):  # of a loop that has ended
+                        loop.call_soon_threadsafe(self._intake.give_up)
                 raise
+            finally:
+                running.clear()
 
         watch.begin("queue")
         if prepared.is_empty:
@@ -98,3 +119,11 @@ class GPU:
         finally:
             # A job that was stopped must not keep the GPU from the next one.
             cancelled.set()
+            if running.is_set():
+                loop.call_later(STUCK_S, self._give_up_on, running)
+
+    def _give_up_on(self, running: threading.Event) -> None:
+        if running.is_set():
+            log.critical("an edit does not end although its job is gone")
+            self._unfit = True
+            self._intake.give_up()

@@ -12,6 +12,7 @@ class Intake:
         self._inside = 0
         self._opened = asyncio.Event()
         self._shut = asyncio.Event()
+        self._given_up = asyncio.Event()
         self._opened.set()
 
     @property
@@ -40,3 +41,11 @@ class Intake:
     async def until_closed(self) -> None:
         """Wait until someone closes it."""
         await self._shut.wait()
+
+    def give_up(self) -> None:
+        """This process can do no more jobs: it should end, and another take its place."""
+        self._given_up.set()
+
+    async def until_given_up(self) -> None:
+        """Wait until the process can do no more."""
+        await self._given_up.wait()

@@ -38,9 +38,6 @@ UNFORESEEN: dict[str, type[WorkerError]] = {
     "upload": StorageError,
 }
 
-#: stages whose threads cannot be stopped from outside: one that is stuck is lost, and its process with it
-THREADS = {"decode", "edit", "encode"}
-
 
 @dataclass(frozen=True)
 class Answer:
@@ -111,7 +108,7 @@ class Jobs:
             except WorkerError as error:
                 answer = self._failed(error, watch, results)
             except Exception as error:  # noqa: BLE001 - the one place
-                unforeseen = _too_late(watch.stage, clock.seconds) if clock.has_ended else _unforeseen(watch.stage)
+                unforeseen = _too_late(watch.stage, clock) if clock.has_ended else _unforeseen(watch.stage)
                 unforeseen.__cause__ = error
                 answer = self._failed(unforeseen, watch, results)
         return answer
@@ -186,10 +183,10 @@ def _unforeseen(stage: str) -> WorkerError:
     return UNFORESEEN[stage]("internal error: the worker's log says more, under this job's id")
 
 
-def _too_late(stage: str, seconds: float) -> WorkerError:
+def _too_late(stage: str, clock: Clock) -> WorkerError:
     """A stage has not ended by itself: what it was waiting for is stuck, or the job waited too long for its turn."""
     return UNFORESEEN[stage](
-        f"the worker gave up after {seconds:.3g} s: try again", retryable=True, refresh_worker=stage in THREADS
+        f"the worker gave up after {clock.seconds:.3g} s: try again", retryable=True, refresh_worker=clock.is_stuck
     )
 
 

@@ -23,6 +23,7 @@ from qwen_worker.job_api import NotDeliveredError, Patience, Question, deliver, 
 
 log = logging.getLogger(__name__)
 
+SAID_S = 5.0  # for the answer of a job that has shown the process to be sick
 MAX_ID = 1000  # characters: with a longer one nothing can be answered
 END_S = 0.3  # for what goes on behind answered jobs, as a source that is being cached
 
@@ -43,6 +44,7 @@ class Loop:
         self._patience = patience or Patience()
         self._running: dict[asyncio.Task[None], str] = {}
         self._ending = asyncio.Event()
+        self._answered: set[asyncio.Task[None]] = set()
         self._is_sick = False  # this process: what it would still answer is not to be trusted
 
     def start(self) -> None:
@@ -54,11 +56,14 @@ class Loop:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: loop.call_soon_threadsafe(self._ending.set))
         async with AsyncClientSession() as session:
-            stops = asyncio.create_task(self._heed_stops(session))
+            watches = [asyncio.create_task(self._heed_stops(session)), asyncio.create_task(self._heed_sickness())]
             await self._take_jobs(session)
             while self._running:
                 await asyncio.wait(self._running)
-            stops.cancel()
+            for watch in watches:
+                watch.cancel()
+        if self._is_sick:
+            _end(1)
         await asyncio.sleep(END_S)
         # Not by the interpreter's own way out: threads of jobs that were stopped may hang for ever.
         _end(0)
@@ -95,6 +100,7 @@ class Loop:
     def _ended(self, task: asyncio.Task[None]) -> None:
         """Also of a job that was stopped before it began."""
         job_id = self._running.pop(task)
+        self._answered.discard(task)
         if job_id not in self._running.values():
             JobsProgress().remove(job_id)
         if not task.cancelled() and (error := task.exception()):
@@ -102,22 +108,29 @@ class Loop:
 
     async def _do(self, session: Any, job: dict[str, Any]) -> None:
         answer = await self._answer(job)
+        if task := asyncio.current_task():
+            self._answered.add(task)
+        if answer.get("stopPod"):
+            self._give_up()
+        await self._deliver(session, job["id"], answer)
+
+    async def _heed_sickness(self) -> None:
+        await self._intake.until_given_up()
+        self._ending.set()
+        # The job that found out says so itself, unless it was stopped.
+        await asyncio.sleep(SAID_S)
+        self._give_up()
+
+    def _give_up(self) -> None:
+        """Do no more. RunPod gives the jobs of a worker that is gone to another one."""
         if self._is_sick:
             return
-        if not answer.get("stopPod"):
-            await self._deliver(session, job["id"], answer)
-            return
-        # RunPod gives the other jobs of a worker that is gone to another one.
         self._is_sick = True
         self._ending.set()
+        log.critical("this process cannot be trusted with another job and ends")
         for task in self._running:
-            if task is not asyncio.current_task():
+            if task not in self._answered:
                 task.cancel()
-        try:
-            await self._deliver(session, job["id"], answer)
-        finally:
-            log.critical("this process cannot be trusted with another job and ends", extra={"job_id": job["id"]})
-            _end(1)
 
     async def _answer(self, job: dict[str, Any]) -> dict[str, Any]:
         try:

@@ -4,16 +4,17 @@ import asyncio
 import base64
 import contextlib
 import contextvars
+import functools
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
-from qwen_worker.archive import Archive, Finished, Manifest
+from qwen_worker.archive import Archive, Finished, Manifest, word_of
 from qwen_worker.company import Company, Member
-from qwen_worker.deadlines import cut_when_cancelled
+from qwen_worker.deadlines import cut_when_cancelled, uncut
 from qwen_worker.errors import ModelError, StorageError
 from qwen_worker.gpu import GPU, Editor
 from qwen_worker.images.encode import encode, largest
@@ -46,6 +47,11 @@ class _Work:
     watch: Stopwatch
     finish: Callable[["Done"], None]
 
+    @property
+    def job(self) -> str:
+        """What the manifest calls it."""
+        return word_of(self.job_id)
+
 
 @dataclass(frozen=True)
 class Done:
@@ -67,7 +73,7 @@ class Service:
         io: threads for the network and for pictures.
         gpu: the one thread of the model.
         max_output_pixels: of a result.
-        intake: closed while a job must be alone.
+        intake: closed while a job must be alone, given up when no more can be done.
     """
 
     def __init__(
@@ -87,10 +93,12 @@ class Service:
         self._archive = archive
         self._uploader = uploader
         self._io = io
-        self._gpu = GPU(editor, gpu)
+        intake = intake or Intake()
+        self._gpu = GPU(editor, gpu, intake)
         self._max_output_pixels = max_output_pixels
-        self._company = Company(intake or Intake())
+        self._company = Company(intake)
         self._running: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._settling: dict[str, Future[None]] = {}  # what takes a failed job's traces away
 
     async def presign(self, object_key: str) -> Link:
         """A fresh link to a result; errors as Archive.presign."""
@@ -113,6 +121,8 @@ class Service:
         """
         if request.upload_url:
             await off(self._io, self._uploader.check, request.upload_url)
+        if self._company.is_closed:
+            watch.begin("queue")
         async with self._company.present() as member:
             try:
                 await self._images(request, job_id, watch, deliver, member)
@@ -138,20 +148,29 @@ class Service:
             if not request.upload_url:
                 deliver(self._result(request, done, cache, watch))
 
-        watch.begin("lookup")
-        # Of jobs that ask for the same, one works, and the others find what it made.
-        lock = self._running.setdefault(digest, asyncio.Lock())
-        async with self._company.aside(member):
-            await lock.acquire()
-        try:
-            done = await self._done(_Work(request, digest, job_id, sources, watch, finish), member)
-        finally:
-            lock.release()
+        work = _Work(request, digest, job_id, sources, watch, finish)
+        async with self._only(work, member):
+            done = await self._done(work, member)
         if request.upload_url:
             # A single result; and nobody who asks for the same waits for the caller's host.
             watch.begin("upload", self._uploader.timeout_s)
             told = await self._upload(request.upload_url, done, watch)
             deliver(self._result(request, done, cache, watch, uploaded=not told, warnings=told))
+
+    @contextlib.asynccontextmanager
+    async def _only(self, work: _Work, member: Member) -> AsyncIterator[None]:
+        """Of jobs that ask for the same, one works, and the others find what it made."""
+        lock = self._running.setdefault(work.digest, asyncio.Lock())
+        if lock.locked():
+            work.watch.begin("queue")
+        self._company.leave(member)
+        async with lock:
+            await self._company.enter(member)
+            # What a job that failed has left in the bucket is gone before the next one looks.
+            if settling := self._settling.get(work.digest):
+                await asyncio.wait([asyncio.wrap_future(settling)])
+            work.watch.begin("lookup")
+            yield
 
     def _digest(self, request: ImageRequest, sources: Sequence[Source]) -> str:
         """Of all that decides the pictures of a request."""
@@ -166,7 +185,7 @@ class Service:
         """The pictures of a request, one after the other; returns the last."""
         request = work.request
         known = await off(self._io, self._archive.find, work.digest)
-        found = await self._found(request, known.finished)
+        found = await self._found(work, known.finished)
         if len(found) == request.num_images:
             check_answer(request, [found[number].finished.size for number in range(request.num_images)])
             # Of another address perhaps, but the same bytes: they were decoded when the result was made.
@@ -176,18 +195,21 @@ class Service:
                 work.finish(found[number])
             return found[request.num_images - 1]
         async with contextlib.AsyncExitStack() as stack:
-            if known.started:
-                _check_starts(known.started)
+            if suspicion := known.started.get(work.job, 0):
+                _check_starts(suspicion)
                 work.watch.begin("queue")
-                await stack.enter_async_context(self._company.alone(member, known.started))
+                await stack.enter_async_context(self._company.alone(member, suspicion))
             prepared = await self._prepared(work, found)
             return await self._made(work, prepared, known, found)
 
     async def _made(self, work: _Work, prepared: Prepared, known: Manifest, found: Mapping[int, Done]) -> Done:
         """Make what was not found. Should the process end meanwhile, the manifest says that it was at it."""
-        await off(self._io, self._archive.begin, work.digest, known)
         finished = dict(known.finished)
+        others = {job: count for job, count in known.started.items() if job != work.job}
+        started = {**others, work.job: known.started.get(work.job, 0) + 1}
+        missing = work.request.num_images - len(found)
         try:
+            await off(self._io, self._archive.begin, work.digest, finished, started)
             for number in range(work.request.num_images):
                 if number in found:
                     done = found[number]
@@ -196,25 +218,33 @@ class Service:
                     done = await self._one(work, number, prepared)
                     # At once: what is finished is found again, whatever becomes of this job.
                     finished[number] = done.finished
-                    started = known.started + 1 if number + 1 < work.request.num_images else 0
-                    await off(self._io, self._archive.remember, work.digest, finished, started)
+                    missing -= 1
+                    left = started if missing else others
+                    await off(self._io, self._archive.remember, work.digest, finished, left)
                 work.finish(done)
         except BaseException as error:
-            if not getattr(error, "refresh_worker", False):
-                # The process goes on, so it was not the job that ended it.
-                run = contextvars.copy_context().run
-                loop = asyncio.get_running_loop()
-                settling = loop.run_in_executor(self._io, run, self._archive.settle, work.digest, finished)
+            # If the process goes on, it was not this job that ended it.
+            if not (getattr(error, "refresh_worker", False) or work.watch.is_stuck):
+                settling = self._settle(work.digest, finished, others)
                 if not isinstance(error, asyncio.CancelledError):
-                    await asyncio.wait([settling], timeout=SETTLE_S)
+                    await asyncio.wait([asyncio.wrap_future(settling)], timeout=SETTLE_S)
             raise
         return done
 
-    async def _found(self, request: ImageRequest, known: Mapping[int, Finished]) -> dict[int, Done]:
+    def _settle(self, digest: str, finished: Mapping[int, Finished], started: Mapping[str, int]) -> "Future[None]":
+        run = contextvars.copy_context().run
+        settling = self._settling[digest] = self._io.submit(
+            run, uncut, self._archive.settle, digest, finished, started
+        )
+        settling.add_done_callback(lambda _: self._settling.pop(digest, None))
+        return settling
+
+    async def _found(self, work: _Work, known: Mapping[int, Finished]) -> dict[int, Done]:
         """Those of the pictures that need not be made, each seen to be what it was."""
-        found = {}
+        found, request = {}, work.request
         for number in range(request.num_images):
             if request.reuse and number in known:
+                work.watch.allow(self._archive.seconds(known[number].size))
                 data = await off(self._io, self._archive.read, known[number])
                 if data is not None:
                     found[number] = Done(known[number], data if request.needs_files else b"", reused=True)
@@ -236,11 +266,14 @@ class Service:
 
     async def _one(self, work: _Work, number: int, prepared: Prepared) -> Done:
         request, watch = work.request.numbered(number), work.watch
-        made = await self._gpu.edit(request, prepared, watch)
+        bound = largest(prepared.plan.delivered, request.output_format, request.output_quality)
+        reserve_s = self._archive.seconds(bound) - self._archive.seconds()
+        made = await self._gpu.edit(request, prepared, watch, reserve_s)
         watch.begin("encode")
         image, geometry, warnings = await off(self._io, prepared.delivered, request, made)
         encoded = await off(self._io, encode, image, request.output_format, request.output_quality)
-        watch.begin("upload")
+        # And the manifest.
+        watch.begin("upload", self._archive.seconds(len(encoded.data)) + self._archive.seconds())
         key = await off(self._io, self._archive.store, work.digest, work.job_id, number, encoded)
         model_id, revision = self._editor.made_by(request)
         told = [original.told() for original in prepared.originals]

@@ -42,6 +42,16 @@ class Stopwatch:
             self._clock.begin(stage, seconds)
         self._tell({"stage": stage, **self._image})
 
+    def allow(self, seconds: float) -> None:
+        """From now on the current stage may take so long."""
+        if self._clock:
+            self._clock.begin(self.stage, seconds)
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether the current stage was ended, and its thread does not end by itself."""
+        return self._clock is not None and self._clock.is_stuck
+
     def image(self, number: int, total: int) -> None:
         """The work is now on this picture of several, from 1."""
         self._image = {"image": number, "images": total}

@@ -39,8 +39,9 @@ class Process:
     async def _job(self, name: str, suspicion: int, same_as: asyncio.Lock | None) -> None:
         async with self._company.present() as member:
             if same_as:
-                async with self._company.aside(member):
-                    await same_as.acquire()
+                self._company.leave(member)
+                await same_as.acquire()
+                await self._company.enter(member)
             try:
                 if suspicion:
                     async with self._company.alone(member, suspicion):

@@ -56,8 +56,8 @@ def manifest_of(bucket: LocalBucket) -> Manifest:
     return Manifest.model_validate_json(bucket.client.get_object("pictures", key).read())
 
 
-def forget(jobs: Jobs, bucket: LocalBucket, started: int) -> None:
-    """As after so many workers that ended over the one request in the bucket."""
+def forget(jobs: Jobs, bucket: LocalBucket, started: dict[str, int]) -> None:
+    """As after so many workers that ended over the one request in the bucket, for these jobs."""
     (key,) = bucket.keys(RESULTS)
     archive = jobs._service._archive
     archive._write(key.split("/")[2], archive._manifest({}, started))
@@ -67,7 +67,7 @@ def test_the_note_is_there_while_the_model_works_and_gone_with_the_result(
     jobs: Jobs, own_bucket: LocalBucket, editor: Editor, request_: dict[str, Any]
 ) -> None:
     """In the manifest, which is written anyway; of several pictures until the last."""
-    seen: list[tuple[int, int]] = []
+    seen: list[tuple[int, dict[str, int]]] = []
 
     def look() -> None:
         manifest = manifest_of(own_bucket)
@@ -76,8 +76,9 @@ def test_the_note_is_there_while_the_model_works_and_gone_with_the_result(
     with before_each_pass(editor, look):
         assert answer(jobs, {**request_, "num_images": 2})["status"] == "success"
 
-    assert seen == [(0, 1), (0, 1), (1, 1), (1, 1)]
-    assert manifest_of(own_bucket).started == 0
+    note = {"job": 1}
+    assert seen == [(0, note), (0, note), (1, note), (1, note)]
+    assert manifest_of(own_bucket).started == {}
 
 
 @pytest.mark.parametrize("error", [ValueError("broken"), EOFError("unforeseen")])
@@ -125,7 +126,7 @@ def test_a_sick_device_leaves_the_note(
     with before_each_pass(editor, fail):
         error_of(answer(jobs, request_))
 
-    assert manifest_of(own_bucket).started == 1
+    assert manifest_of(own_bucket).started == {"job": 1}
 
 
 def test_a_request_that_ended_a_worker_goes_alone(
@@ -148,7 +149,7 @@ def test_a_request_that_ended_a_worker_goes_alone(
         assert open_ == [True, True]
         (key,) = (key for key in own_bucket.keys(RESULTS) if not key.endswith("manifest.json"))
         own_bucket.client.remove_object("pictures", key)
-        forget(jobs, own_bucket, 1)
+        forget(jobs, own_bucket, {"suspect": 1})
         asyncio.run(two())
 
     assert order == ["innocent", "suspect"]
@@ -165,10 +166,10 @@ def test_a_request_that_ends_every_worker_is_refused(
         answer(jobs, request_)
         own_bucket.client.remove_object("pictures", own_bucket.keys(RESULTS)[0])
         passes.clear()
-        forget(jobs, own_bucket, MOST_STARTS)
+        forget(jobs, own_bucket, {"job": MOST_STARTS})
         error = error_of(answer(jobs, request_))
         assert passes == []
-        forget(jobs, own_bucket, MOST_STARTS - 1)
+        forget(jobs, own_bucket, {"job": MOST_STARTS - 1, "another": MOST_STARTS})
         assert answer(jobs, request_)["status"] == "success"
 
     assert (error["type"], error["details"]["retryable"]) == ("ModelError", False)

@@ -15,6 +15,7 @@ from qwen_worker.deadlines import Deadline
 from qwen_worker.errors import CacheReadFailed, StorageError
 from qwen_worker.storage.transport import Pools
 from qwen_worker.storage.tries import Fault, Tries
+from qwen_worker.web.session import is_worth_another_try
 
 DIGEST = "x-amz-meta-sha256"
 MISSING = "NoSuchKey"
@@ -73,6 +74,10 @@ class Bucket:
             secure=secure,
             http_client=self._http,
         )
+
+    def seconds(self, size: int = 0) -> float:
+        """What one operation on an object of known size, in bytes, may take."""
+        return self._timeout_s + size / BYTES_PER_SECOND
 
     def get(self, key: str, max_bytes: int, *, known: bool = False) -> Stored | None:
         """The object at `key`, or None if there is none. Of one that is longer than `max_bytes`, nothing is kept.
@@ -146,6 +151,8 @@ class Bucket:
         def opened() -> tuple[int, bytes]:
             response = self._http.urlopen("GET", link, preload_content=False)
             try:
+                if is_worth_another_try(response.status):
+                    raise urllib3.exceptions.HTTPError(f"status {response.status}")
                 return response.status, response.read(max_bytes)
             finally:
                 response.close()
@@ -154,7 +161,7 @@ class Bucket:
             return Tries("read", deadline).ask(opened)
 
     def _deadline(self, size: int = 0) -> Deadline:
-        return Deadline(self._timeout_s + size / BYTES_PER_SECOND)
+        return Deadline(self.seconds(size))
 
     def _read(self, key: str, max_bytes: int) -> Stored | None:
         try:
