@@ -4,7 +4,6 @@ import asyncio
 import base64
 import contextlib
 import contextvars
-import functools
 import json
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -233,9 +232,7 @@ class Service:
 
     def _settle(self, digest: str, finished: Mapping[int, Finished], started: Mapping[str, int]) -> "Future[None]":
         run = contextvars.copy_context().run
-        settling = self._settling[digest] = self._io.submit(
-            run, uncut, self._archive.settle, digest, finished, started
-        )
+        settling = self._settling[digest] = self._io.submit(run, uncut, self._archive.settle, digest, finished, started)
         settling.add_done_callback(lambda _: self._settling.pop(digest, None))
         return settling
 
