@@ -78,8 +78,7 @@ PLACES = {
         Place("put result", "PUT", RESULT, "StorageError", "upload"),
         Place("head of what was put", "HEAD", RESULT, "StorageError", "upload", most=STATS),
         Place("head source", "HEAD", "sources/", "CacheReadFailed", "fetch", fields=(("image_url", "data:"),)),
-        Place("head result", "HEAD", RESULT, "CacheReadFailed", "lookup", before="same"),
-        Place("get result", "GET", RESULT, "CacheReadFailed", "lookup", before="same", fields=(("output", "inline"),)),
+        Place("get result", "GET", RESULT, "CacheReadFailed", "lookup", before="same"),
         Place("put manifest", "PUT", MANIFEST, "StorageError", None, most=STATS),
         Place("put source", "PUT", "sources/", None, None),
     )

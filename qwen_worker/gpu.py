@@ -67,6 +67,7 @@ class GPU:
         self._editor = editor
         self._thread = thread
         self._intake = intake
+        self._stuck_s = STUCK_S
         self._unfit = False  # the device, or this process, can do no more edits
 
     async def edit(
@@ -120,7 +121,7 @@ class GPU:
             # A job that was stopped must not keep the GPU from the next one.
             cancelled.set()
             if running.is_set():
-                loop.call_later(STUCK_S, self._give_up_on, running)
+                loop.call_later(self._stuck_s, self._give_up_on, running)
 
     def _give_up_on(self, running: threading.Event) -> None:
         if running.is_set():

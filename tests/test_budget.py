@@ -69,6 +69,24 @@ def test_the_next_stage_has_its_own_time() -> None:
     asyncio.run(run())
 
 
+@pytest.mark.parametrize(
+    ("stage", "seconds", "total", "stuck"),
+    [("edit", 0.0, NEVER, True), ("edit", NEVER, 0.0, False), ("fetch", 0.0, NEVER, False)],
+)
+def test_what_is_stuck_is_told_from_what_came_too_late(
+    stage: str, seconds: float, total: float, *, stuck: bool
+) -> None:
+    """A thread that is lost, from a job that waited too long, or a socket that was shut."""
+
+    async def run() -> bool:
+        clock = Clock(Budget({stage: seconds}, total))
+        with pytest.raises(TimeoutError):
+            await asleep(clock, stage)
+        return clock.is_stuck
+
+    assert asyncio.run(run()) is stuck
+
+
 def test_what_follows_the_last_step_is_not_cut_off() -> None:
     """It may take as long as two."""
 

@@ -125,6 +125,21 @@ def test_a_link_that_drips_is_cut_off() -> None:
         judge(bucket_that(drips=True), 0.5)
 
 
+def test_a_busy_moment_is_not_unfit() -> None:
+    """Of the link: put and get are tried again as ever."""
+    behave, busy = bucket_that(), [b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"]
+
+    def play(peer: Peer) -> None:
+        peer.hear()
+        if "X-Amz-Signature" in peer.target and busy:
+            peer.send(busy.pop())
+        else:
+            behave(peer)
+
+    judge(play)
+    assert not busy
+
+
 def test_a_bucket_that_behaves_is_fit() -> None:
     """Else the cases above would prove nothing. Nothing is asked but to write and to read."""
     asked: list[bytes] = []

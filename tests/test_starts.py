@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,10 +11,11 @@ from typing import Any
 import pytest
 
 from local.bucket import LocalBucket
-from local.web import ImageHost
+from local.web import ImageHost, Reply
 from qwen_worker.archive import Manifest
+from qwen_worker.budget import Budget
 from qwen_worker.build import assemble, build_editor
-from qwen_worker.job import Jobs
+from qwen_worker.job import Answer, Jobs
 from qwen_worker.model.edit import Editor
 from qwen_worker.service import MOST_STARTS
 from tests.pictures import file_of, photo
@@ -175,3 +177,119 @@ def test_a_request_that_ends_every_worker_is_refused(
     assert (error["type"], error["details"]["retryable"]) == ("ModelError", False)
     assert error["details"]["attempts"] == MOST_STARTS
     assert passes
+
+
+def test_copies_of_a_suspect_do_not_block_it(
+    jobs: Jobs, host: ImageHost, own_bucket: LocalBucket, request_: dict[str, Any]
+) -> None:
+    """They wait for it, and it does not wait for them: here for one whose source takes longer."""
+    data = host.replies["/a.png"].body
+
+    def slow(handler: Any) -> None:
+        time.sleep(0.5)
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(data) + data)
+
+    host.replies["/b.png"] = Reply(script=slow)
+    answer(jobs, request_)
+    own_bucket.client.remove_object("pictures", own_bucket.keys(RESULTS)[0])
+    forget(jobs, own_bucket, {"suspect": 1})
+
+    async def both() -> list[Answer]:
+        urls = {"suspect": request_["image_url"], "copy": host.url("/b.png")}
+        works = (jobs.answer({"id": name, "input": {**request_, "image_url": url}}) for name, url in urls.items())
+        return await asyncio.wait_for(asyncio.gather(*works), 30)
+
+    assert [one.body["result"]["meta"]["reused"] for one in asyncio.run(both())] == [False, True]
+
+
+def test_a_picture_that_is_missing_between_others_leaves_no_note(
+    jobs: Jobs, own_bucket: LocalBucket, request_: dict[str, Any]
+) -> None:
+    """Nothing is left to be made behind it."""
+    three = {**request_, "num_images": 3}
+    answer(jobs, three)
+    own_bucket.client.remove_object("pictures", next(key for key in own_bucket.keys(RESULTS) if "-1." in key))
+    results = answer(jobs, three)["results"]
+
+    assert [one["meta"]["reused"] for one in results] == [True, False, True]
+    assert manifest_of(own_bucket).started == {}
+
+
+def test_waiting_for_others_is_no_stage_of_its_own(
+    jobs: Jobs, own_bucket: LocalBucket, editor: Editor, request_: dict[str, Any]
+) -> None:
+    """A copy of what is being made, and who comes while a suspect is alone, have the time of the job."""
+    answer(jobs, request_)
+    own_bucket.client.remove_object("pictures", own_bucket.keys(RESULTS)[0])
+    forget(jobs, own_bucket, {"suspect": 1})
+    jobs._budget = Budget({"validate": 0.5, "lookup": 0.5, "upload": 5}, 60)
+    begun = threading.Event()
+
+    def slow() -> None:
+        begun.set()
+        time.sleep(1.5)
+
+    async def three() -> list[Answer]:
+        suspect = asyncio.create_task(jobs.answer({"id": "suspect", "input": request_}))
+        await asyncio.to_thread(begun.wait, 30)
+        late = (jobs.answer({"id": name, "input": {**request_, "seed": seed}}) for name, seed in (("b", 7), ("c", 8)))
+        return [await suspect, *await asyncio.gather(*late)]
+
+    with before_each_pass(editor, slow):
+        assert [one.body["status"] for one in asyncio.run(three())] == ["success"] * 3
+
+
+def test_a_job_that_hangs_its_worker_leaves_the_note(
+    jobs: Jobs, own_bucket: LocalBucket, editor: Editor, request_: dict[str, Any]
+) -> None:
+    """The next worker is warned."""
+    released = threading.Event()
+    jobs._budget = Budget({"edit": 0.1, "upload": 5}, 60)
+
+    async def hang() -> Answer:
+        try:
+            return await jobs.answer({"id": "job", "input": request_})
+        finally:
+            await asyncio.to_thread(time.sleep, 0.5)
+            released.set()
+
+    with before_each_pass(editor, lambda: released.wait(30)):
+        assert asyncio.run(hang()).refresh_worker
+
+    assert manifest_of(own_bucket).started == {"job": 1}
+
+
+@pytest.mark.parametrize("hangs", [True, False])
+def test_a_stopped_job_does_not_hide_that_the_process_is_done_for(
+    jobs: Jobs, editor: Editor, request_: dict[str, Any], *, hangs: bool
+) -> None:
+    """Its answer, which would have said so, never comes."""
+    begun, released = threading.Event(), threading.Event()
+    jobs._service._gpu._stuck_s = 0.2
+
+    def act() -> None:
+        begun.set()
+        released.wait(30)
+        if not hangs:
+            raise RuntimeError("CUDA error: device-side assert triggered")
+
+    async def stop() -> None:
+        task = asyncio.create_task(jobs.answer({"id": "job", "input": request_}))
+        await asyncio.to_thread(begun.wait, 30)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        if not hangs:
+            released.set()
+        await asyncio.wait_for(jobs.intake.until_given_up(), 30)
+        released.set()
+        other = jobs.answer({"id": "other", "input": {**request_, "seed": 8}})
+        assert isinstance((await asyncio.gather(other, return_exceptions=True))[0], asyncio.CancelledError)
+
+    with before_each_pass(editor, act):
+        asyncio.run(stop())
+
+
+def test_storing_has_the_time_that_its_size_takes(jobs: Jobs, request_: dict[str, Any]) -> None:
+    """And so has reading what was stored: the stages' own is for what is usual."""
+    jobs._budget = Budget({"upload": -60}, 60)
+    assert answer(jobs, request_)["status"] == "success"

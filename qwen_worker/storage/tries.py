@@ -148,7 +148,7 @@ def _heals(error: Exception, code: str, status: int | None) -> bool:
         # ValueError: minio-py itself refuses the request as it is.
         return not isinstance(error, ValueError)
     # What breaks off, or is no answer although it says 200, was damaged on the way.
-    damaged = status < 300 or isinstance(error, (HTTPError, HTTPException, OSError))
+    damaged = status < 300 or isinstance(error, (HTTPError, HTTPException, OSError, ParseError, UnicodeError))
     return damaged or (is_worth_another_try(status) and status != HTTPStatus.NOT_IMPLEMENTED)
 
 
