@@ -1,7 +1,8 @@
-"""`python -m faults.soak [--jobs 3000] [--leak-kb N]`: a worker's long day, a fifth of its jobs hostile.
+"""`python -m faults.soak [--jobs 3000] [--leak-jobs 1200]`: a worker's long day, a fifth of its jobs hostile.
 
 Every job is answered once and as it must be, the worker does not die, holds no more at the end than after its warm-up,
-and leaves nothing in the bucket but what the jobs account for. Writes out/soak.json; exit code 1 if anything is lost.
+and leaves nothing in the bucket but what the jobs account for. Then a worker that leaks has a shorter one, which must
+find it. Writes out/soak.json; exit code 1 if anything is lost.
 """
 
 import argparse
@@ -163,24 +164,35 @@ def report(soak: Soak, problems: list[str], leak_kb: int) -> dict[str, Any]:
     }
 
 
+def made(jobs: int, leak_kb: int = 0) -> dict[str, Any]:
+    """One soak, and its line for people."""
+    with soaking(leak_kb) as soak:
+        problems = verdict(soak, jobs)
+        said = report(soak, problems, leak_kb)
+    told = ", ".join(f"{name} {said[name]}" for name in ("jobs", "hostile", "leak_kb", "seconds", "rss_mb", "objects"))
+    print(*problems, f"soak: {'FAILED' if problems else 'passed'}, {told}", sep="\n", flush=True)
+    return said
+
+
 def main() -> int:
-    """1 if anything is lost, or grows."""
+    """1 if anything is lost, or grows, or if the planted leak is not found."""
     parser = argparse.ArgumentParser(prog="python -m faults.soak", description=__doc__)
     parser.add_argument("--jobs", type=int, default=3000, help=f"more than {2 * WARM_UP}")
-    parser.add_argument("--leak-kb", type=int, default=0, help="kept of each job: the soak must fail")
+    parser.add_argument("--leak-jobs", type=int, default=1200, help="of the worker that leaks; 0: none")
+    parser.add_argument("--leak-kb", type=int, default=50, help="that it keeps of each")
     asked = parser.parse_args()
-    if asked.jobs <= 2 * WARM_UP:
+    if any(0 < jobs <= 2 * WARM_UP for jobs in (asked.jobs, asked.leak_jobs)):
         parser.error(f"so few jobs show nothing: more than {2 * WARM_UP}")
     # So that the worker's processes end with it.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with soaking(asked.leak_kb) as soak:
-        problems = verdict(soak, asked.jobs)
-        said = report(soak, problems, asked.leak_kb)
+    said = {"soak": made(asked.jobs)}
+    if asked.leak_jobs:
+        said["leak"] = made(asked.leak_jobs, asked.leak_kb)
     OUT.parent.mkdir(exist_ok=True)
     OUT.write_text(json.dumps(said, indent=1) + "\n")
-    told = ", ".join(f"{name} {said[name]}" for name in ("jobs", "hostile", "leak_kb", "seconds", "rss_mb", "objects"))
-    print(*problems, f"soak: {'FAILED' if problems else 'passed'}, {told}", sep="\n")
-    return bool(problems)
+    missed = asked.leak_jobs and not any(problem.startswith("rss_mb") for problem in said["leak"]["problems"])
+    print("the planted leak was not found" if missed else "", end="")
+    return bool(said["soak"]["problems"] or missed)
 
 
 if __name__ == "__main__":
