@@ -108,6 +108,8 @@ class Loop:
 
     async def _do(self, session: Any, job: dict[str, Any]) -> None:
         answer = await self._answer(job)
+        if self._is_sick:
+            return
         if task := asyncio.current_task():
             self._answered.add(task)
         if answer.get("stopPod"):
