@@ -24,7 +24,7 @@ serve: $(SETUP)  ## RunPod's local HTTP API on the same parts
 	$(BIN)/python -m local.serve
 
 test: $(SETUP)  ## the whole suite, in two halves at a time
-	$(MAKE) --jobs=2 --keep-going --output-sync=line test-workers test-parts
+	$(MAKE) --jobs=2 --keep-going test-workers test-parts
 
 test-workers: $(SETUP)
 	$(BIN)/python -m pytest $(WORKERS)
