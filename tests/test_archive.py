@@ -17,6 +17,8 @@ from qwen_worker.result import Meta, Picture, Timings
 from qwen_worker.storage import Bucket
 from tests.sources.test_cache import bucket_of
 
+pytestmark = pytest.mark.slow
+
 DIGEST = "d" * 64
 MANIFEST = f"test/results/{DIGEST}/manifest.json"
 
@@ -127,7 +129,6 @@ def test_a_manifest_names_only_results_of_its_request(archive: Archive, key: str
     assert archive.find(DIGEST).finished == {}
 
 
-@pytest.mark.slow
 def test_a_bucket_that_is_down(archive: Archive, own_bucket: LocalBucket, caplog: pytest.LogCaptureFixture) -> None:
     """Finding fails, before any model time; that a manifest cannot be written costs nobody a picture."""
     own_bucket.kill()

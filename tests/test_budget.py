@@ -8,6 +8,8 @@ import pytest
 
 from qwen_worker.budget import ENDLESS, GRACE_S, MARGIN_S, Budget, Clock
 
+pytestmark = pytest.mark.slow
+
 DEFAULTS = {"storage_s": 10.0, "download_s": 120.0, "decode_s": 12.0, "inference_s": 300.0}
 NEVER = 60.0
 

@@ -14,6 +14,8 @@ from qwen_worker.fitness import KEY, PROBE, Unfit, bucket_works
 from tests.sources.test_cache import bucket_of
 from tests.test_storage import bucket_at
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_bucket_that_works_is_fit_and_keeps_one_small_object(own_bucket: LocalBucket) -> None:
     """However often it is looked at. Its endpoint is on the loopback address: it is the operator's."""

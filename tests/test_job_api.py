@@ -15,6 +15,8 @@ from local.runpod_api import ENDPOINT, Job, LocalRunPod
 from local.runpod_faults import Fault
 from qwen_worker.job_api import MAX_BODY, NotDeliveredError, Patience, Pauses, Question, deliver, retry_after
 
+pytestmark = pytest.mark.slow
+
 SHORT = Patience(first=0.02, idle=0.04, longest=0.1, quick=0.3, asked=0.5, body=0.3, post=0.3, posting=1)
 
 

@@ -21,6 +21,8 @@ from qwen_worker.service import MOST_STARTS
 from tests.pictures import file_of, photo
 from tests.test_job import answer, error_of, said, settings_of
 
+pytestmark = pytest.mark.slow
+
 RESULTS = "qwen-image-edit/results/"
 
 

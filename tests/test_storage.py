@@ -24,6 +24,8 @@ from qwen_worker.errors import StorageError
 from qwen_worker.storage import Bucket, Stat, Stored
 from tests.sources.test_cache import bucket_of
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def bucket(shared_bucket: LocalBucket) -> Bucket:
@@ -249,7 +251,6 @@ def test_an_odd_answer_about_an_object_is_an_error(status: str, code: str, *, he
     assert (caught.value.details["code"], caught.value.retryable) == (code, heals)
 
 
-@pytest.mark.slow
 def test_an_unreachable_bucket_is_told_by_its_cause() -> None:
     """A typing error and a closed port look different."""
     with pytest.raises(StorageError, match="NewConnectionError"):
@@ -361,7 +362,6 @@ def test_a_bucket_that_asks_for_more_time_than_there_is_is_left_alone(asked: str
     assert (error.attempts, error.retryable, len(server.heard)) == (1, True, 1)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("dated", [False, True])
 def test_a_bucket_is_asked_again_when_it_says(*, dated: bool) -> None:
     """In seconds, or at a date."""
@@ -425,7 +425,6 @@ DRIPPING = [
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("answer", DRIPPING)
 @pytest.mark.parametrize("kept", [False, True])
 def test_the_deadline_holds_whatever_the_server_drips(answer: bytes, *, kept: bool) -> None:
@@ -441,7 +440,6 @@ def test_the_deadline_holds_whatever_the_server_drips(answer: bytes, *, kept: bo
     assert time.monotonic() - begin < 5
 
 
-@pytest.mark.slow
 def test_the_deadline_holds_while_an_upload_is_not_taken() -> None:
     """It does not fit into what is between."""
 
@@ -461,7 +459,6 @@ BIG = b"x" * 12_000_000  # three seconds more
 PAUSE_S = 2 / (len(BIG) / CHUNK)
 
 
-@pytest.mark.slow
 def test_what_flows_is_not_cut() -> None:
     """Both ways: it takes longer than one request's share, and than an operation on a small object may."""
 
@@ -499,7 +496,6 @@ def test_the_deadline_holds_while_nobody_answers() -> None:
     assert time.monotonic() - begin < 5
 
 
-@pytest.mark.slow
 def test_it_works_over_tls(shared_bucket: LocalBucket, authority: Authority) -> None:
     """On a new connection and on a kept one; with no authority but the public ones it does not."""
     with TLSForwarder(shared_bucket.port, authority.context("127.0.0.1")) as tls:

@@ -15,6 +15,8 @@ from local.bucket import ACCESS_KEY, BUCKET, REGION, SECRET_KEY, LocalBucket
 from local.fault_kinds import KINDS
 from local.fault_proxy import REFUSED, Fault, FaultProxy
 
+pytestmark = pytest.mark.slow
+
 DATA = bytes(range(256)) * 8
 KEY = "faults/sources/1"
 NEW = "faults/sources/new"

@@ -323,6 +323,7 @@ def test_what_fails_in_the_model_is_a_model_error(
     assert str(raised) not in caught.value.message
 
 
+@pytest.mark.slow
 def test_three_edits_in_a_row_without_memory_end_the_process(editor: Editor, model: Model) -> None:
     """What they left behind is in the way of the next one. A success between them shows that it is not so."""
 
