@@ -54,7 +54,7 @@ class Company:
         self.leave(member)
         try:
             async with self._intake.closed():
-                await self._until(lambda: not (self._there or self._is_alone) and self._next() is member)
+                await self._until(lambda: not self._there and self._next() is member)
                 self._is_alone = True
                 try:
                     yield

@@ -148,8 +148,9 @@ def test_a_bucket_that_behaves_is_fit() -> None:
     behave = bucket_that()
 
     def listening(peer: Peer) -> None:
-        behave(peer)
+        peer.hear()
         asked.append(peer.heard.split(b"?")[0].split(b" HTTP")[0])
+        behave(peer)
 
     judge(listening)
 
