@@ -234,8 +234,9 @@ def test_waiting_for_others_is_no_stage_of_its_own(
     async def three() -> list[Answer]:
         suspect = asyncio.create_task(jobs.answer({"id": "suspect", "input": request_}))
         await asyncio.to_thread(begun.wait, 30)
-        late = (jobs.answer({"id": name, "input": {**request_, "seed": seed}}) for name, seed in (("b", 7), ("c", 8)))
-        return [await suspect, *await asyncio.gather(*late)]
+        seeds = {"b": 7, "c": 8}
+        late = [jobs.answer({"id": name, "input": {**request_, "seed": seed}}) for name, seed in seeds.items()]
+        return await asyncio.gather(suspect, *late)
 
     with before_each_pass(editor, slow):
         assert [one.body["status"] for one in asyncio.run(three())] == ["success"] * 3
@@ -267,7 +268,7 @@ def test_a_stopped_job_does_not_hide_that_the_process_is_done_for(
 ) -> None:
     """Its answer, which would have said so, never comes."""
     begun, released = threading.Event(), threading.Event()
-    jobs._service._gpu._stuck_s = 0.2
+    jobs._service._gpu._stuck_s = 0.2 if hangs else 60.0
 
     def act() -> None:
         begun.set()
@@ -282,7 +283,7 @@ def test_a_stopped_job_does_not_hide_that_the_process_is_done_for(
         await asyncio.gather(task, return_exceptions=True)
         if not hangs:
             released.set()
-        await asyncio.wait_for(jobs.intake.until_given_up(), 30)
+        await asyncio.wait_for(jobs.intake.until_given_up(), 20)
         released.set()
         other = jobs.answer({"id": "other", "input": {**request_, "seed": 8}})
         assert isinstance((await asyncio.gather(other, return_exceptions=True))[0], asyncio.CancelledError)
@@ -295,3 +296,16 @@ def test_storing_has_the_time_that_its_size_takes(jobs: Jobs, request_: dict[str
     """And so has reading what was stored: the stages' own is for what is usual."""
     jobs._budget = Budget({"upload": -60}, 60)
     assert answer(jobs, request_)["status"] == "success"
+
+
+def test_a_copy_waits_as_long_as_it_takes(jobs: Jobs, editor: Editor, request_: dict[str, Any]) -> None:
+    """For the one that is made."""
+    jobs._budget = Budget({"fetch": 20, "lookup": 0.2, "upload": 5}, 60)
+
+    async def two() -> list[Answer]:
+        return await asyncio.gather(*(jobs.answer({"id": name, "input": request_}) for name in "ab"))
+
+    with before_each_pass(editor, lambda: time.sleep(1.2)):
+        answers = asyncio.run(two())
+
+    assert sorted(one.body["result"]["meta"]["reused"] for one in answers) == [False, True]
