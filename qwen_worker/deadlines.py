@@ -14,12 +14,17 @@ import asyncio
 import contextlib
 import contextvars
 import os
+import re
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any, Self
+
+MOST_ASKED_S = 1e10  # centuries: more cannot be reckoned with
 
 _current: contextvars.ContextVar["Deadline | None"] = contextvars.ContextVar("deadline", default=None)
 _of_task: contextvars.ContextVar["set[Deadline] | None"] = contextvars.ContextVar("deadlines", default=None)
@@ -152,6 +157,21 @@ def uncut(function: Callable[..., None], *arguments: object) -> None:
         function(*arguments)
     finally:
         _of_task.reset(token)
+
+
+def retry_after(said: str) -> float | None:
+    """Seconds from now until a server wants to be asked again, by its Retry-After: a number, or a date.
+
+    What is neither says nothing.
+    """
+    said = said.strip()
+    if re.fullmatch(r"\d+(\.\d*)?", said, re.ASCII):
+        return min(float(said), MOST_ASKED_S)
+    try:
+        then = parsedate_to_datetime(said)
+        return max(0.0, (then.replace(tzinfo=then.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError, OverflowError):
+        return None
 
 
 class Watched:

@@ -1,18 +1,17 @@
 """RunPod's job API over HTTP: questions that it holds open, and answers that must arrive, whatever it does."""
 
 import asyncio
-import contextlib
 import json
 import logging
 import random
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout
+
+from qwen_worker.deadlines import retry_after
 
 log = logging.getLogger(__name__)
 
@@ -145,7 +144,7 @@ class Question:
             if response.status in NOTHING:
                 return None
             if not 200 <= response.status < 300:
-                raise _RefusedError(f"status {response.status}", retry_after(response.headers))
+                raise _RefusedError(f"status {response.status}", retry_after(response.headers.get("Retry-After", "")))
             body = bytearray()
             async for part in response.content.iter_any():
                 body += part
@@ -182,7 +181,7 @@ async def deliver(session: ClientSession, url: str, body: bytes, headers: Mappin
                 # A redirect may have made a GET of it.
                 if 200 <= response.status < 300 and response.method == "POST":
                     return tries
-                reason, asked = f"status {response.status}", retry_after(response.headers) or 0
+                reason, asked = f"status {response.status}", retry_after(response.headers.get("Retry-After", "")) or 0
                 refusals += response.status not in LATER and response.status < 500
         except (ClientError, OSError, TimeoutError, ValueError) as error:
             reason = _told(error)
@@ -190,16 +189,6 @@ async def deliver(session: ClientSession, url: str, body: bytes, headers: Mappin
         if refusals == REFUSALS or left <= 0:
             raise NotDeliveredError(f"{reason}, after {tries} tries")
         await asyncio.sleep(min(left, max(asked, pauses.next(patience.longest))))
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that the header of this name asks for, as a number or as a date."""
-    said = headers.get("Retry-After", "")
-    with contextlib.suppress(ValueError, TypeError, OverflowError):
-        if said.isdecimal():
-            return float(said)
-        return max(0.0, (parsedate_to_datetime(said) - datetime.now(UTC)).total_seconds())
-    return None
 
 
 async def first(*waits: Coroutine[Any, Any, object]) -> None:

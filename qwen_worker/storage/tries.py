@@ -6,8 +6,6 @@ import random
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from http.client import HTTPException
 from typing import TypeVar
@@ -16,7 +14,7 @@ from xml.etree.ElementTree import ParseError
 from minio.error import MinioException, S3Error
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
-from qwen_worker.deadlines import Deadline
+from qwen_worker.deadlines import Deadline, retry_after
 from qwen_worker.errors import StorageError
 from qwen_worker.storage.transport import Exchange, exchange
 from qwen_worker.web.session import is_worth_another_try
@@ -131,7 +129,7 @@ def _fault(error: Exception, heard: Exchange | None, verb: str) -> Fault:
     code = _code(error)
     told = code or type(error).__name__
     shown = told if code or status in {None, HTTPStatus.OK} else f"{told} {status}"
-    wait_s = _seconds(heard.retry_after) if heard and heard.retry_after else 0.0
+    wait_s = retry_after((heard and heard.retry_after) or "") or 0.0
     return Fault(f"could not {verb}, {shown}", told, _heals(error, code, status), wait_s)
 
 
@@ -150,15 +148,3 @@ def _heals(error: Exception, code: str, status: int | None) -> bool:
     # What breaks off, or is no answer although it says 200, was damaged on the way.
     damaged = status < 300 or isinstance(error, (HTTPError, HTTPException, OSError, ParseError, UnicodeError))
     return damaged or (is_worth_another_try(status) and status != HTTPStatus.NOT_IMPLEMENTED)
-
-
-def _seconds(retry_after: str) -> float:
-    """Seconds from now until a server wants to be asked again: a number, or a date. What is neither says nothing."""
-    said = retry_after.strip()
-    if re.fullmatch(r"\d+(\.\d*)?", said, re.ASCII):
-        return min(float(said), 1e9)
-    try:
-        then = parsedate_to_datetime(said)
-        return max(0.0, (then.replace(tzinfo=then.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError, OverflowError):
-        return 0.0
