@@ -11,7 +11,6 @@ import json
 import platform
 import statistics
 import tempfile
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +22,12 @@ from diffusers.pipelines.qwenimage.pipeline_qwenimage_edit import calculate_dime
 from PIL import Image
 
 from local import copy_model
+from local.edits import edited, plain
 from qwen_worker import schema
 from qwen_worker.images import drift
 from qwen_worker.images.deliver import deliver
 from qwen_worker.images.geometry import NATIVE_AREA, plan
-from qwen_worker.model.edit import Editor, untold
+from qwen_worker.model.edit import Editor
 from qwen_worker.model.load import load
 from qwen_worker.request import ImageRequest, parse_image
 from qwen_worker.schema import Size
@@ -89,7 +89,7 @@ def places(editor: Editor, pipeline: Any, size: Size) -> dict[str, Any]:
     asked = request()
     planned = plan(asked, [size], grid=editor.grid, max_output_pixels=10**8)
     reference = planned.reference.prepare(source)
-    made = editor.edit(asked, planned.target.canvas, [reference], None, threading.Event(), untold)
+    made = edited(editor, asked, planned.target.canvas, [reference])
     delivered = deliver(asked, planned, source, None, made)
     theirs = pipeline(
         image=source,
@@ -124,7 +124,7 @@ def main() -> None:
         copier = copy_model.make(Path(folder) / "model")
         model = load(str(copier), "local", pipeline="QwenImageEditPipeline", token="", cache=None, allow_cpu=True)
         editor = Editor(model, timeout_s=3600)
-        rows = [places(editor, model.pipeline, size) for size in SIZES]
+        rows = [places(editor, plain(model.pipeline), size) for size in SIZES]
     setting = {
         "command": "python -m bench.geometry",
         "device": "cpu",

@@ -14,6 +14,7 @@ import torch
 from diffusers import AutoencoderKLQwenImage
 from PIL import Image
 
+from local.edits import plain
 from local.worker import class_of
 from qwen_worker.model import schedulers
 from qwen_worker.model.load import load
@@ -57,7 +58,7 @@ class ExactModel:
     def __init__(self, tiny: Path) -> None:
         self.velocity = ExactVelocity()
         own: Any = {"pipeline": class_of(tiny), "token": "", "cache": None, "allow_cpu": True}
-        self.pipeline = load(str(tiny), "local", **own).pipeline
+        self.pipeline = plain(load(str(tiny), "local", **own).pipeline)
         self.pipeline.transformer = self.velocity
         self.pipeline.text_encoder.to(torch.float32)
         self.pipeline.vae = AutoencoderKLQwenImage(

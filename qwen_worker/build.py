@@ -162,6 +162,7 @@ def build_editor(settings: Settings) -> "Editor":
         t2i=Origin(settings.t2i_model_id, settings.t2i_model_revision) if settings.t2i else None,
         loras=settings.loras,
         weights_gb=settings.weights_gb,
+        computed_bytes=settings.computed_cache_bytes,
     )
     loaded = time.perf_counter()
     for row in filter(None, (settings.model, settings.t2i)):

@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from typing import Protocol
+from typing import Any, Protocol
 
 from PIL import Image
 
@@ -37,17 +37,22 @@ class Editor(Protocol):
     def check(self, request: ImageRequest, canvas: Size, references: Sequence[Size]) -> None:
         """Refuse what the model cannot do with pictures of these sizes; raises BadInput."""
 
+    def ready(self, request: ImageRequest, references: Sequence[Image.Image], mask: Image.Image | None) -> Any:
+        """All that can be computed of the pictures without the GPU."""
+
     def edit(
         self,
         request: ImageRequest,
         canvas: Size,
-        references: Sequence[Image.Image],
-        mask: Image.Image | None,
+        ready: Any,
         cancelled: threading.Event,
         told: Callable[[int, int], None],
         left_s: float,
-    ) -> Image.Image:
-        """Make the picture in the seconds left; tells the passes done and those in all; raises ModelError."""
+    ) -> Any:
+        """Run the model, for the seconds left; tells the passes done and those in all; raises ModelError."""
+
+    def picture(self, values: Any, ready: Any) -> Image.Image:
+        """What `edit` made; raises ModelError."""
 
 
 class _UnfitError(Exception):
@@ -58,14 +63,16 @@ class GPU:
     """The model's turns.
 
     Args:
-        editor: only ever called on `thread`.
+        editor: its `edit` is only ever called on `thread`.
         thread: one.
+        io: for what else is to be done.
         intake: given up when there can be no more turns.
     """
 
-    def __init__(self, editor: Editor, thread: Executor, intake: Intake) -> None:
+    def __init__(self, editor: Editor, thread: Executor, io: Executor, intake: Intake) -> None:
         self._editor = editor
         self._thread = thread
+        self._io = io
         self._intake = intake
         self._stuck_s = STUCK_S
         self._unfit = False  # the device, or this process, can do no more edits
@@ -85,7 +92,7 @@ class GPU:
         cancelled, running = threading.Event(), threading.Event()
         canvas = prepared.plan.target.canvas
 
-        def turn() -> Image.Image:
+        def turn() -> Any:
             if self._unfit:
                 raise _UnfitError
             left_s = watch.left - reserve_s
@@ -94,8 +101,7 @@ class GPU:
             running.set()
             watch.begin("edit")
             try:
-                references, cells = prepared.references, prepared.cells
-                return self._editor.edit(request, canvas, references, cells, cancelled, watch.step, left_s)
+                return self._editor.edit(request, canvas, prepared.ready, cancelled, watch.step, left_s)
             except ModelError as error:
                 # Here, in the one thread of the model: the next job's turn comes at once.
                 if error.refresh_worker:
@@ -113,7 +119,8 @@ class GPU:
             watch.begin("edit")
             return prepared.references[0]
         try:
-            return await off(self._thread, turn)
+            made = await off(self._thread, turn)
+            return await off(self._io, self._editor.picture, made, prepared.ready)
         except _UnfitError:
             # Without an answer the platform gives the job to another worker.
             raise asyncio.CancelledError from None

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from PIL import Image
 
@@ -15,7 +16,10 @@ from qwen_worker.result import Geometry
 
 @dataclass(frozen=True)
 class Prepared:
-    """The pictures as the model gets them; `mask` is of the result, `cells` is the same as the model gets it."""
+    """The pictures as the model gets them; `mask` is of the result, `cells` is the same as the model gets it.
+
+    `ready`: what the model's room has computed of them.
+    """
 
     originals: Sequence[Original]
     plan: Plan
@@ -23,6 +27,7 @@ class Prepared:
     mask: Image.Image | None
     cells: Image.Image | None
     warnings: tuple[str, ...]
+    ready: Any = None
 
     @property
     def is_empty(self) -> bool:

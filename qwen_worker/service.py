@@ -8,7 +8,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from weakref import WeakValueDictionary
 
 from qwen_worker.archive import Archive, Finished, Manifest, word_of
@@ -93,7 +93,7 @@ class Service:
         self._uploader = uploader
         self._io = io
         intake = intake or Intake()
-        self._gpu = GPU(editor, gpu, intake)
+        self._gpu = GPU(editor, gpu, io, intake)
         self._max_output_pixels = max_output_pixels
         self._company = Company(intake)
         self._running: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -259,7 +259,9 @@ class Service:
         sizes = [found[n].finished.size if n in found else bound for n in range(request.num_images)]
         check_answer(request, sizes)
         self._originals.keep(sources, [original.told() for original in originals])
-        return await off(self._io, prepare, request, planned, originals, self._editor.grid)
+        prepared = await off(self._io, prepare, request, planned, originals, self._editor.grid)
+        ready = await off(self._io, self._editor.ready, request, prepared.references, prepared.cells)
+        return replace(prepared, ready=ready)
 
     async def _one(self, work: _Work, number: int, prepared: Prepared) -> Done:
         request, watch = work.request.numbered(number), work.watch

@@ -1,4 +1,7 @@
-"""A request and its pictures, if it has any → a picture. Knows no URL, no bucket, no job."""
+"""A request and its pictures, if it has any → a picture. Knows no URL, no bucket, no job.
+
+In three parts: `ready` and `picture` are for any thread, and only `edit` needs the GPU.
+"""
 
 import contextlib
 import copy
@@ -17,9 +20,10 @@ from PIL import Image
 
 from qwen_worker.errors import ModelError, WorkerError, bad_input
 from qwen_worker.model import schedulers
+from qwen_worker.model.computed import Ready
 from qwen_worker.model.load import Model
 from qwen_worker.model.loras import switched_on
-from qwen_worker.model.pipelines import prepared, seen_by_plus
+from qwen_worker.model.pipelines import EditPlusPipeline, Image21Pipeline, make_ready, prepared, seen_by_plus
 from qwen_worker.request import ImageRequest, parse_image
 from qwen_worker.schema import MIN_STEPS, Rules, Size
 
@@ -54,7 +58,7 @@ FAILURES = (
 
 
 class Editor:
-    """The models of this process. `edit` is for one thread at a time; `check` is for one other.
+    """The models of this process. `edit` is for one thread at a time; `check` is for one other, the rest for any.
 
     Both sides of every picture that comes or goes here are multiples of `grid` pixels.
 
@@ -73,6 +77,7 @@ class Editor:
         self._pipeline = model.pipeline
         self._inpaint = model.inpaint
         self._t2i = model.t2i.pipeline if model.t2i else None
+        self._computed = model.computed
         self._timeout_s = timeout_s
         self._without_memory = 0  # edits in a row
         # Each pipeline gets a sampler for each request, made from its model's own.
@@ -82,8 +87,8 @@ class Editor:
         # A copy for `check`: to read a prompt sets how the next is read, and the pipelines do so in another thread.
         self._tokenizer = copy.deepcopy(model.pipeline.processor.tokenizer)
         self._control_tokens = sorted(self._tokenizer.get_added_vocab())
-        self._is_plus = type(model.pipeline).__name__ == "QwenImageEditPlusPipeline"
-        self._is_21 = type(model.pipeline).__name__ == "QwenImage21Pipeline"
+        self._is_plus = isinstance(model.pipeline, EditPlusPipeline)
+        self._is_21 = isinstance(model.pipeline, Image21Pipeline)
 
     def made_by(self, request: ImageRequest) -> tuple[str, str]:
         """Id and revision of the model that makes this request's picture."""
@@ -119,34 +124,45 @@ class Editor:
         if problems:
             raise bad_input(problems)
 
+    def ready(self, request: ImageRequest, references: Sequence[Image.Image], mask: Image.Image | None = None) -> Ready:
+        """All that can be computed of pictures without the GPU; for any thread, beside an edit too.
+
+        Args:
+            request: what to do.
+            references: RGB pictures, in the order of the request. Two of the same shape have the same size. None to
+                generate.
+            mask: of the canvas, black or white in squares of half a grid, for a single reference of its size.
+        """
+        return make_ready(self._chosen(request, mask)[0], references, mask)
+
     def edit(
         self,
         request: ImageRequest,
         canvas: Size,
-        references: Sequence[Image.Image],
-        mask: Image.Image | None,
+        ready: Ready,
         cancelled: threading.Event,
         told: Callable[[int, int], None],
         left_s: float = math.inf,
-    ) -> Image.Image:
-        """Run the pipeline once.
+    ) -> np.ndarray:
+        """Run the pipeline once; nothing but what the GPU is needed for.
 
         Args:
             request: what to do.
             canvas: size of the picture to make.
-            references: RGB pictures, in the order of the request. Two of the same shape have the same size. None to
-                generate.
-            mask: of the canvas, black or white in squares of half a grid, for a single reference of its size.
+            ready: of the same request.
             cancelled: when set by another thread, the edit stops after its current step.
             told: called in this thread after each pass through the sampler, with the passes done and those in all; it
                 must not raise.
             left_s: seconds that the job leaves for it.
 
+        Returns:
+            height x width x 3, 8 bits each.
+
         Raises:
-            ModelError: out of memory, out of time, cancelled, a failing device, or an output that is no edit.
+            ModelError: out of memory, out of time, cancelled, a failing device, or numbers that are no picture.
         """
         try:
-            pixels = self._run(request, canvas, references, mask, self._between_steps(cancelled, told, left_s))
+            values = self._run(request, canvas, ready, self._between_steps(cancelled, told, left_s))
         except WorkerError as error:
             _give_back(error)
             raise
@@ -155,7 +171,15 @@ class Editor:
             _give_back(error)
             raise failure from error
         self._without_memory = 0
-        return to_image(pixels, references)
+        return values
+
+    def picture(self, values: np.ndarray, ready: Ready) -> Image.Image:
+        """What `edit` made, if it is an edit; for any thread, beside an edit too.
+
+        Raises:
+            ModelError: it is of one colour, or a reference unchanged.
+        """
+        return to_image(values, [one.convert("RGB") for one in ready.references])
 
     def warm_up(self) -> None:
         """One small picture by each model, so that the first job finds every kernel loaded.
@@ -172,22 +196,16 @@ class Editor:
             works.append(({"operation": "generate"}, []))
         for said, references in works:
             request = parse_image({**said, "prompt": "warm up"}, job_id="warm-up", rules=rules)
-            self.edit(request, WARM_UP_SIZE, references, None, threading.Event(), untold)
+            ready = self.ready(request, references)
+            self.picture(self.edit(request, WARM_UP_SIZE, ready, threading.Event(), untold), ready)
+        self._computed.clear()
 
-    def _run(
-        self,
-        request: ImageRequest,
-        canvas: Size,
-        references: Sequence[Image.Image],
-        mask: Image.Image | None,
-        between_steps: StepEnd,
-    ) -> np.ndarray:
-        """The pixels that the pipeline makes: height x width x 3, floats in 0..1."""
-        pipeline, scheduler, own = self._chosen(request, references, mask)
+    def _run(self, request: ImageRequest, canvas: Size, ready: Ready, between_steps: StepEnd) -> np.ndarray:
+        pipeline, scheduler = self._chosen(request, ready.mask)
         # Two generators: the noise of the start and that of stochastic steps must not overlap.
         step_noise = torch.Generator().manual_seed(request.seed + 2**32)
         pipeline.scheduler = schedulers.build(request.scheduler, scheduler, step_noise)
-        with prepared(pipeline, references), switched_on(self._pipeline.transformer, request.lora):
+        with prepared(pipeline, ready), switched_on(self._pipeline.transformer, request.lora):
             output = pipeline(
                 prompt=request.prompt,
                 # Without a negative prompt diffusers drops the guidance silently; with it, scale 1 is one pass.
@@ -198,22 +216,16 @@ class Editor:
                 num_inference_steps=request.num_inference_steps,
                 generator=torch.Generator().manual_seed(request.seed),
                 callback_on_step_end=between_steps,
-                output_type="np",
-                **own,
+                output_type="pt",
+                **_only_of(request, ready),
             )
-        pixels: np.ndarray = output.images[0]
-        return on_white(pixels) if self._is_21 else pixels
+        return to_values(output.images[0])
 
-    def _chosen(
-        self, request: ImageRequest, references: Sequence[Image.Image], mask: Image.Image | None
-    ) -> tuple[Any, Any, dict[str, Any]]:
-        """The pipeline for a request, its model's own scheduler, and the arguments that only this pipeline takes."""
+    def _chosen(self, request: ImageRequest, mask: Image.Image | None) -> tuple[Any, Any]:
+        """The pipeline for a request, and its model's own scheduler."""
         if request.operation == "generate":
-            return self._t2i, self._t2i_scheduler, {"max_sequence_length": TEXT_TO_IMAGE_TOKENS}
-        own: dict[str, Any] = {"image": list(references) if len(references) > 1 else references[0]}
-        if mask:
-            return self._inpaint, self._scheduler, {**own, "mask_image": mask, "strength": request.strength}
-        return self._pipeline, self._scheduler, own
+            return self._t2i, self._t2i_scheduler
+        return self._inpaint if mask else self._pipeline, self._scheduler
 
     def _spare_tokens(self, text: str) -> int:
         """How many more tokens a text-to-image prompt may have."""
@@ -268,6 +280,7 @@ class Editor:
     def _translated(self, error: Exception) -> ModelError:
         """What torch and diffusers raise, as the caller sees it."""
         if isinstance(error, torch.OutOfMemoryError):
+            self._computed.clear()
             self._without_memory += 1
             # What one edit leaves behind, or another program on this GPU, is not the next request's fault.
             refresh = self._without_memory >= MOST_WITHOUT_MEMORY
@@ -294,30 +307,48 @@ def _spare_positions_21(pipeline: Any, tokenizer: Any, text: str, references: Se
     return IMAGE_21_POSITIONS - 1 - words - sum(max(size) // latent for size in references)
 
 
-def on_white(pixels: np.ndarray) -> np.ndarray:
-    """What QwenImage21Pipeline makes has an alpha channel: what is transparent becomes white, as in a source.
+def _only_of(request: ImageRequest, ready: Ready) -> dict[str, Any]:
+    """The arguments that not every pipeline takes."""
+    if request.operation == "generate":
+        return {"max_sequence_length": TEXT_TO_IMAGE_TOKENS}
+    images = {"image": list(ready.references) if len(ready.references) > 1 else ready.references[0]}
+    return {**images, "mask_image": ready.mask, "strength": request.strength} if ready.mask else images
+
+
+def to_values(pixels: torch.Tensor) -> np.ndarray:
+    """Pixels as a pipeline makes them, on its device → as a file holds them.
 
     Args:
-        pixels: height x width x 4, floats in 0..1.
+        pixels: 3 or 4 channels x height x width, in 0..1.
+
+    Returns:
+        height x width x 3, 8 bits each. What QwenImage21Pipeline makes has an alpha channel: what is transparent
+        becomes white, as in a source.
+
+    Raises:
+        ModelError: the pixels are not finite.
     """
-    alpha = pixels[..., 3:]
-    white: np.ndarray = pixels[..., :3] * alpha + (1 - alpha)
-    return white
+    if not pixels.isfinite().all():
+        raise ModelError("the model made no picture, its output is not finite: try another seed")
+    pixels = pixels.float()
+    if len(pixels) > 3:
+        pixels, alpha = pixels[:3], pixels[3:]
+        pixels = pixels * alpha + (1 - alpha)
+    values = (pixels * 255).round().to(torch.uint8)
+    made: np.ndarray = values.permute(1, 2, 0).contiguous().cpu().numpy()
+    return made
 
 
-def to_image(pixels: np.ndarray, sources: Sequence[Image.Image]) -> Image.Image:
-    """Pixels of the pipeline → a picture, if they are one.
+def to_image(values: np.ndarray, sources: Sequence[Image.Image]) -> Image.Image:
+    """What the model made → a picture, if it is one.
 
     Args:
-        pixels: height x width x 3, floats in 0..1.
+        values: height x width x 3, 8 bits each.
         sources: what was edited.
 
     Raises:
-        ModelError: the pixels are not finite, of one colour, or a source unchanged.
+        ModelError: it is of one colour, or a source unchanged.
     """
-    if not np.isfinite(pixels).all():
-        raise ModelError("the model made no picture, its output is not finite: try another seed")
-    values = (pixels * 255).round().astype(np.uint8)
     if (values == values[0, 0]).all():
         raise ModelError("the model made no picture, its output is one flat colour: try another seed")
     image = Image.fromarray(values)

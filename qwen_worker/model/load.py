@@ -9,14 +9,17 @@ from typing import Any, Protocol
 import diffusers
 import torch
 import transformers
+from PIL import Image
 from transformers.processing_utils import ProcessorMixin
 
 from qwen_worker.family import LoraSource, PipelineName
 from qwen_worker.images.geometry import NATIVE_AREA
 from qwen_worker.model import room
+from qwen_worker.model.computed import Computed, remember_pictures
+from qwen_worker.model.frames import PictureVAE
 from qwen_worker.model.hub import Hub, LoadError, Origin
 from qwen_worker.model.loras import Lora, load_loras
-from qwen_worker.model.pipelines import CLASSES
+from qwen_worker.model.pipelines import CLASSES, Image21Pipeline, TextPipeline
 from qwen_worker.schema import Size
 
 # What Image21Processor makes of a system prompt: the same text that QwenImage21Pipeline formats by hand.
@@ -49,6 +52,7 @@ class Pipeline(Protocol):
     scheduler: Any
     vae_scale_factor: int
     num_timesteps: int
+    computed: Computed
     prompt_template_encode: str
     prompt_template_encode_start_idx: int
 
@@ -75,17 +79,35 @@ class Model:
         revision: commit of the repository; of a folder `local-` and what tells it from others.
         t2i: makes pictures from words alone, with a transformer of its own and the text encoder and VAE of `pipeline`.
         loras: name → one that lies beside the weights of the transformer of `pipeline` and `inpaint`.
+        computed: what the pipelines remember.
     """
 
     pipeline: Pipeline
     inpaint: Pipeline | None
     id: str
     revision: str
+    computed: Computed
     t2i: TextToImage | None = None
     loras: Mapping[str, Lora] = field(default_factory=dict)
 
 
-class ImageProcessor(transformers.Qwen2VLProcessor):  # type: ignore[misc]
+class _Remembering:
+    """Mixin of processors: of the edit that is being done, the pictures have been processed before."""
+
+    computed: Computed | None = None
+
+    def patches(self, images: Sequence[Image.Image], dtype: torch.dtype) -> Any:
+        """What becomes of pictures, and of the marks in the text that stand for them."""
+        made, marks = super()._process_images(list(images), return_tensors="pt")  # type: ignore[misc]
+        # As the text encoder would do first.
+        return {**made, "pixel_values": made["pixel_values"].to(dtype)}, marks
+
+    def _process_images(self, images: Any, **said: Any) -> Any:
+        ready = self.computed and self.computed.ready
+        return ready.patches if ready else super()._process_images(images, **said)  # type: ignore[misc]
+
+
+class ImageProcessor(_Remembering, transformers.Qwen2VLProcessor):  # type: ignore[misc]
     """Qwen2VLProcessor without its video half, which needs torchvision."""
 
     def __init__(self, image_processor: Any, tokenizer: Any) -> None:
@@ -102,7 +124,7 @@ class ImageProcessor(transformers.Qwen2VLProcessor):  # type: ignore[misc]
         return patches // merged
 
 
-class Image21Processor(transformers.Qwen3VLProcessor):  # type: ignore[misc]
+class Image21Processor(_Remembering, transformers.Qwen3VLProcessor):  # type: ignore[misc]
     """Qwen3VLProcessor without its video half, which needs torchvision.
 
     The pipeline formats its prompts itself. Of the chat template it wants to know one thing, how many tokens a system
@@ -127,6 +149,7 @@ def load(
     t2i: Origin | None = None,
     loras: Sequence[LoraSource] = (),
     weights_gb: float | None = None,
+    computed_bytes: int = 0,
 ) -> Model:
     """Load a model in bfloat16, on CUDA.
 
@@ -140,6 +163,7 @@ def load(
         t2i: a text-to-image model, if pictures are to be made from words alone.
         loras: what requests may switch on.
         weights_gb: of all models together in 10^9 bytes, if it is known: then nothing is downloaded that does not fit.
+        computed_bytes: what may be kept of what was computed of prompts and pictures.
 
     Raises:
         LoadError: no CUDA, too little memory on the GPU, no model, another class, missing weights, parts that do not
@@ -155,23 +179,26 @@ def load(
         needed += room.weights(hub.folder(t2i, TEXT_TO_IMAGE_FILES)[0], NETWORKS[:1])
     room.check(needed)
     edit_class, inpaint_class = CLASSES[pipeline]
-    parts = _image_21_parts if edit_class is diffusers.QwenImage21Pipeline else _edit_parts
-    edit = _build(folder, edit_class, parts)
+    parts = _image_21_parts if edit_class is Image21Pipeline else _edit_parts
+    edit = _build(folder, edit_class, parts, pipeline)
     edit.to("cuda" if torch.cuda.is_available() else "cpu")
     offered = load_loras(edit.transformer, loras, hub)
     inpaint = inpaint_class(**edit.components) if inpaint_class else None
     text = _text_to_image(t2i, edit, hub) if t2i else None
+    computed = Computed(computed_bytes)
+    remember_pictures(edit.text_encoder, computed)
     for one in filter(None, (edit, inpaint, text and text.pipeline)):
         one.set_progress_bar_config(disable=True)
-    return Model(edit, inpaint, model_id, loaded, text, offered)
+        one.adapt(computed)
+    return Model(edit, inpaint, model_id, loaded, computed, text, offered)
 
 
-def _build(folder: Path, pipeline_class: Any, parts: Callable[[Path], dict[str, Any]]) -> Any:
+def _build(folder: Path, pipeline_class: Any, parts: Callable[[Path], dict[str, Any]], wanted: str) -> Any:
     """Build the pipeline from its parts, each of a class named here: nothing in the folder chooses code to run."""
     try:
         name = json.loads((folder / "model_index.json").read_text())["_class_name"]
-        if name != pipeline_class.__name__:
-            raise LoadError(f"model_index.json names {name}, not {pipeline_class.__name__}")
+        if name != wanted:
+            raise LoadError(f"model_index.json names {name}, not {wanted}")
         scheduler = _read(diffusers.FlowMatchEulerDiscreteScheduler, folder / "scheduler")
         return pipeline_class(scheduler=scheduler, **parts(folder))
     except LoadError:
@@ -190,7 +217,7 @@ def _text_to_image(origin: Origin, edit: Any, hub: Hub) -> TextToImage:
         return {"transformer": transformer.to(edit.device), **shared}
 
     folder, revision = hub.folder(origin, TEXT_TO_IMAGE_FILES)
-    return TextToImage(_build(folder, diffusers.QwenImagePipeline, parts), origin.id, revision)
+    return TextToImage(_build(folder, TextPipeline, parts, "QwenImagePipeline"), origin.id, revision)
 
 
 def _check_fit(config: Any, edit: Any) -> None:
@@ -215,9 +242,11 @@ def _edit_parts(folder: Path) -> dict[str, Any]:
     text_encoder.register_forward_pre_hook(give_image_positions, with_kwargs=True)
     image_processor = _read(transformers.Qwen2VLImageProcessorPil, folder / "processor")
     image_processor.size.longest_edge = min(image_processor.size.longest_edge, MAX_SEEN_PIXELS)
+    vae = _weights(PictureVAE, folder / "vae")
+    vae.leave_time_out()
     return {
         "transformer": _weights(diffusers.QwenImageTransformer2DModel, folder / "transformer"),
-        "vae": _weights(diffusers.AutoencoderKLQwenImage, folder / "vae"),
+        "vae": vae,
         "text_encoder": text_encoder,
         "tokenizer": _tokenizer(folder / "tokenizer"),
         "processor": ImageProcessor(image_processor, _tokenizer(folder / "processor")),

@@ -1,7 +1,6 @@
 """The copying model: what lies between source and result is measured through the real pipelines."""
 
 import math
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,13 @@ import torch
 from PIL import Image
 
 from local import copy_model
+from local.edits import edited, plain
 from qwen_worker.family import PipelineName
 from qwen_worker.images import drift
 from qwen_worker.images.deliver import deliver
 from qwen_worker.images.geometry import plan
 from qwen_worker.images.masks import in_cells
-from qwen_worker.model.edit import Editor, untold
+from qwen_worker.model.edit import Editor
 from qwen_worker.schema import Size
 from tests.model.conftest import load_tiny
 from tests.model.test_edit import ask
@@ -42,9 +42,7 @@ def copied(editor: Editor, source: Image.Image, **fields: object) -> Image.Image
     """At the source's own size."""
     request = ask(num_inference_steps=2, true_cfg_scale=1, **fields)
     canvas = plan(request, [source.size], grid=editor.grid, max_output_pixels=10**8)
-    made = editor.edit(
-        request, canvas.target.canvas, [canvas.reference.prepare(source)], None, threading.Event(), untold
-    )
+    made = edited(editor, request, canvas.target.canvas, [canvas.reference.prepare(source)])
     return deliver(request, canvas, source, None, made).image
 
 
@@ -72,8 +70,8 @@ def test_the_pipelines_own_way_moves_the_picture(copier: Editor) -> None:
     source = scene(512, 384)
     request = ask(num_inference_steps=2, true_cfg_scale=1)
     said: dict[str, Any] = {"prompt": "x", "width": 512, "height": 384, "num_inference_steps": 2, "true_cfg_scale": 1}
-    theirs = copier._pipeline(image=source, generator=torch.Generator().manual_seed(1), **said).images[0]
-    ours = copier.edit(request, source.size, [source], None, threading.Event(), untold)
+    theirs = plain(copier._pipeline)(image=source, generator=torch.Generator().manual_seed(1), **said).images[0]
+    ours = edited(copier, request, source.size, [source])
 
     assert theirs.size == ours.size
     assert not is_in_place(source, theirs)
@@ -87,9 +85,7 @@ def test_a_model_that_drifts_is_found_out_and_undone(tmp_path: Path, pipeline: P
     source = scene(720, 540)
     request = ask(num_inference_steps=2, true_cfg_scale=1, size="source")
     canvas = plan(request, [source.size], grid=editor.grid, max_output_pixels=10**8)
-    made = editor.edit(
-        request, canvas.target.canvas, [canvas.reference.prepare(source)], None, threading.Event(), untold
-    )
+    made = edited(editor, request, canvas.target.canvas, [canvas.reference.prepare(source)])
     seen = deliver(request, canvas, source, None, made)
     undone = deliver(request.model_copy(update={"align": True}), canvas, source, None, made)
     scale = canvas.target.scale[0]
@@ -109,6 +105,6 @@ def test_a_masked_copy_stays_in_place(copier: Editor) -> None:
     mask = Image.new("L", source.size)
     mask.paste(255, (0, 0, 300, 384))
     request = ask(num_inference_steps=2, true_cfg_scale=1, mask_url="https://example.com/mask")
-    result = copier.edit(request, source.size, [source], in_cells(mask, copier.grid // 2), threading.Event(), untold)
+    result = edited(copier, request, source.size, [source], in_cells(mask, copier.grid // 2))
 
     assert is_in_place(source, result)

@@ -15,10 +15,11 @@ import pytest
 import torch
 from PIL import Image
 
+from local.edits import edited
 from qwen_worker import schema
 from qwen_worker.errors import BadInput, ModelError
 from qwen_worker.images.geometry import place
-from qwen_worker.model.edit import Editor, to_image, untold
+from qwen_worker.model.edit import Editor, to_image, to_values, untold
 from qwen_worker.model.load import Model
 from qwen_worker.request import ImageRequest, parse_image
 from qwen_worker.schema import SchedulerName, Size
@@ -50,7 +51,7 @@ def made(
     left_s: float = math.inf,
 ) -> Image.Image:
     references = [place(one.size, canvas[0] * canvas[1], editor.grid).prepare(one) for one in pictures or [photo()]]
-    return editor.edit(request, canvas, references, mask, cancelled or threading.Event(), told, left_s)
+    return edited(editor, request, canvas, references, mask, cancelled=cancelled, told=told, left_s=left_s)
 
 
 def edit(
@@ -383,27 +384,27 @@ def test_numbers_that_are_not_finite_are_no_picture() -> None:
         spoilt = pixels.copy()
         spoilt[3, 4, 1] = bad
         with pytest.raises(ModelError, match="not finite"):
-            to_image(spoilt, [photo()])
+            to_values(torch.from_numpy(spoilt).permute(2, 0, 1))
 
 
 @pytest.mark.parametrize("colour", [(0, 0, 0), (0.6, 0.6, 0.6), (1, 1, 1), (1, 0, 0), (0.2, 0.4, 0.8)])
 def test_one_flat_colour_is_no_picture(colour: tuple[float, float, float]) -> None:
     """Black is what a broken model makes. Differences that no file can hold do not count."""
-    pixels = np.full((16, 16, 3), colour, dtype=float)
-    pixels[0, 0] += 1e-5
+    pixels = torch.tensor(colour, dtype=torch.float)[:, None, None].repeat(1, 16, 16)
+    pixels[:, 0, 0] += 1e-5
     with pytest.raises(ModelError, match="flat"):
-        to_image(pixels, [photo()])
+        to_image(to_values(pixels), [photo()])
 
 
 def test_the_source_is_no_edit() -> None:
     """In its own size, or resized."""
     source = photo(64, 48)
     for size in ((64, 48), (32, 24)):
-        pixels = np.asarray(source.resize(size, Image.Resampling.LANCZOS)) / 255
+        pixels = np.array(source.resize(size, Image.Resampling.LANCZOS))
         with pytest.raises(ModelError, match="unchanged"):
             to_image(pixels, [photo(seed=1), source])
 
-        pixels[0, 0, 0] = 1 - pixels[0, 0, 0].round()
+        pixels[0, 0, 0] ^= 1
         assert to_image(pixels, [photo(seed=1), source]).size == size
 
 

@@ -20,9 +20,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from local import tiny_model
+from local.edits import edited
 from qwen_worker.errors import BadInput, ModelError
 from qwen_worker.images.geometry import NATIVE_AREA, place
-from qwen_worker.model.edit import IMAGE_21_POSITIONS, Editor, on_white, untold
+from qwen_worker.model.edit import IMAGE_21_POSITIONS, Editor, to_values
 from qwen_worker.model.hub import LoadError
 from qwen_worker.model.load import Model
 from qwen_worker.schema import SchedulerName, Size
@@ -57,7 +58,7 @@ def test_it_is_loaded_as_what_it_is(model_21: Model) -> None:
     """In bfloat16, without the video half of its processor, which wants torchvision; there is nothing for masks."""
     pipeline: Any = model_21.pipeline
 
-    assert type(pipeline) is QwenImage21Pipeline
+    assert isinstance(pipeline, QwenImage21Pipeline)
     assert not hasattr(pipeline.processor, "video_processor")
     assert model_21.inpaint is None
     for part in (pipeline.transformer, pipeline.vae, pipeline.text_encoder):
@@ -160,7 +161,7 @@ def test_an_unusual_small_canvas_works(editor_21: Editor) -> None:
 def test_the_reference_lies_on_the_grid_of_the_result(editor_21: Editor, model_21: Model, canvas: Size) -> None:
     """Not on one of its own of about a megapixel."""
     with seen(model_21.pipeline.transformer) as calls:
-        editor_21.edit(ask(num_inference_steps=2), canvas, [photo(*canvas)], None, threading.Event(), untold)
+        edited(editor_21, ask(num_inference_steps=2), canvas, [photo(*canvas)])
     grid = (1, canvas[1] // 16, canvas[0] // 16)
 
     assert calls[0]["img_shapes"][0] == [grid, grid]
@@ -173,9 +174,7 @@ def test_references_of_several_shapes_keep_theirs(editor_21: Editor, model_21: M
     own = module.calculate_dimensions
     shapes = [(320, 224), (224, 320), (256, 256)]
     with seen(model_21.pipeline.transformer) as calls:
-        editor_21.edit(
-            ask(num_inference_steps=2), (288, 256), [photo(*shape) for shape in shapes], None, threading.Event(), untold
-        )
+        edited(editor_21, ask(num_inference_steps=2), (288, 256), [photo(*shape) for shape in shapes])
 
     assert calls[0]["img_shapes"][0] == [*((1, height // 16, width // 16) for width, height in shapes), (1, 16, 18)]
     assert module.calculate_dimensions is own
@@ -188,7 +187,7 @@ def test_positions_are_counted_as_the_transformer_gives_them(editor_21: Editor, 
     rope = model_21.pipeline.transformer.pos_embed
     turns: list[torch.Tensor] = []
     hook = rope.register_forward_hook(lambda _module, _args, made: turns.append(made))
-    editor_21.edit(ask(num_inference_steps=2), SMALL, [photo(*size) for size in sizes], None, threading.Event(), untold)
+    edited(editor_21, ask(num_inference_steps=2), SMALL, [photo(*size) for size in sizes])
     hook.remove()
     spare = editor_21._spare_positions("make it warm", SMALL, sizes)
     frame = turns[0][-1, : rope.freqs[0].shape[1]]
@@ -322,14 +321,19 @@ def test_what_is_transparent_becomes_white() -> None:
     pixels[0, :, 3] = 1
     pixels[1, :, 3] = 0
     pixels[2, :, 3] = 0.25
-    flat = on_white(pixels)
+    flat = _values(pixels)
 
     assert flat.shape == (4, 5, 3)
-    assert np.array_equal(flat[0], pixels[0, :, :3])
-    assert (flat[1] == 1).all()
-    assert flat[2] == pytest.approx(0.25 * pixels[2, :, :3] + 0.75)
+    assert np.array_equal(flat[0], (pixels[0, :, :3] * 255).round())
+    assert (flat[1] == 255).all()
+    assert flat[2] == pytest.approx(255 * (0.25 * pixels[2, :, :3] + 0.75), abs=0.51)
     pixels[1, 0, 0] = np.nan
-    assert np.isnan(on_white(pixels)[1, 0, 0])
+    with pytest.raises(ModelError, match="not finite"):
+        _values(pixels)
+
+
+def _values(pixels: np.ndarray) -> np.ndarray:
+    return to_values(torch.from_numpy(pixels).permute(2, 0, 1))
 
 
 def test_the_alpha_that_the_vae_made_is_heeded(editor_21: Editor, model_21: Model) -> None:
@@ -348,7 +352,7 @@ def test_the_alpha_that_the_vae_made_is_heeded(editor_21: Editor, model_21: Mode
 
     assert four.shape == (256, 256, 4)
     assert four[..., 3].std() > 0.05
-    assert np.abs(result - on_white(four) * 255).max() < 2  # the pipeline rounds to bfloat16 once more
+    assert np.abs(result.astype(int) - _values(four)).max() < 2  # the pipeline rounds to bfloat16 once more
     assert given[0].shape[1] == 4
     assert (given[0][:, 3] == 1).all()
 

@@ -1,6 +1,5 @@
 """What the pipelines get: references as they were prepared, masks, the same parts."""
 
-import threading
 from typing import Any, Self, get_args
 
 import numpy as np
@@ -9,9 +8,10 @@ import torch
 from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit as module
 from PIL import Image
 
+from local.edits import edited
 from qwen_worker.errors import ModelError
 from qwen_worker.images.masks import in_cells
-from qwen_worker.model.edit import Editor, untold
+from qwen_worker.model.edit import Editor
 from qwen_worker.model.load import Model
 from qwen_worker.schema import SchedulerName, Size
 from tests.model.test_edit import ask, edit, made
@@ -69,7 +69,7 @@ def test_the_reference_lies_on_the_grid_of_the_result(
 ) -> None:
     """Not on one of its own of about a megapixel, from which the picture would come back shifted and zoomed."""
     editor = Editor(request.getfixturevalue(which), timeout_s=60)
-    result = editor.edit(ask(num_inference_steps=2), canvas, [photo(*canvas)], None, threading.Event(), untold)
+    result = edited(editor, ask(num_inference_steps=2), canvas, [photo(*canvas)])
     grid = (1, canvas[1] // editor.grid, canvas[0] // editor.grid)
 
     assert result.size == canvas
@@ -93,7 +93,7 @@ def test_references_of_several_shapes_keep_theirs(plus_editor: Editor, plus_mode
     shapes = [(320, 224), (224, 320), (256, 256)]
     with Seen(plus_model) as seen:
         pictures = [photo(*shape) for shape in shapes]
-        plus_editor.edit(ask(num_inference_steps=2), (288, 256), pictures, None, threading.Event(), untold)
+        edited(plus_editor, ask(num_inference_steps=2), (288, 256), pictures)
 
     assert seen.grids[0] == [(1, 8, 9), *((1, height // 32, width // 32) for width, height in shapes)]
 

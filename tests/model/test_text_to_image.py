@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import threading
 from pathlib import Path
 from typing import Any, get_args
 
@@ -11,9 +10,10 @@ import torch
 from diffusers import QwenImagePipeline, QwenImageTransformer2DModel
 from safetensors.torch import load_file, save_file
 
+from local.edits import edited
 from qwen_worker import schema
 from qwen_worker.errors import BadInput, ModelError
-from qwen_worker.model.edit import TEXT_TO_IMAGE_TOKENS, Editor, untold
+from qwen_worker.model.edit import TEXT_TO_IMAGE_TOKENS, Editor
 from qwen_worker.model.hub import LoadError, Origin, local_revision
 from qwen_worker.model.load import Model, load
 from qwen_worker.request import ImageRequest, parse_image
@@ -59,7 +59,7 @@ def ask_words(**fields: Any) -> ImageRequest:
 
 
 def generate(editor: Editor, canvas: Size = (128, 128), **fields: Any) -> bytes:
-    return editor.edit(ask_words(**fields), canvas, [], None, threading.Event(), untold).tobytes()
+    return edited(editor, ask_words(**fields), canvas, []).tobytes()
 
 
 def t2i(model: Model) -> Any:
@@ -71,7 +71,7 @@ def test_both_pipelines_hold_the_same_parts(two: Editor, both: Model) -> None:
     """A second text encoder would take 17 GB; the transformers are each its own."""
     pipeline = t2i(both)
 
-    assert type(pipeline) is QwenImagePipeline
+    assert isinstance(pipeline, QwenImagePipeline)
     for part in ("vae", "text_encoder", "tokenizer"):
         assert getattr(two._t2i, part) is getattr(two._pipeline, part)
     assert pipeline.transformer is not both.pipeline.transformer
@@ -117,7 +117,7 @@ def test_whatever_is_asked_changes_the_picture(two: Editor) -> None:
 @pytest.mark.parametrize("canvas", [(128, 256), (224, 96)])
 def test_the_size_is_the_canvas(two: Editor, canvas: Size) -> None:
     """On the same grid as an edit."""
-    picture = two.edit(ask_words(num_inference_steps=2), canvas, [], None, threading.Event(), untold)
+    picture = edited(two, ask_words(num_inference_steps=2), canvas, [])
 
     assert (picture.size, picture.mode) == (canvas, "RGB")
 
@@ -186,7 +186,7 @@ def test_a_prompt_is_refused_exactly_where_it_would_be_cut(two: Editor, both: Mo
     try:
         two.check(fits, (64, 64), [])
         for request in (fits, too_long):
-            two.edit(request, (64, 64), [], None, threading.Event(), untold)
+            edited(two, request, (64, 64), [])
     finally:
         hook.remove()
     with pytest.raises(BadInput, match=f"{field}: is 1 tokens too long for the model: shorten it"):
@@ -235,7 +235,7 @@ def test_time_runs_out_between_steps(both: Model) -> None:
 def test_each_pass_is_told(two: Editor) -> None:
     """As of an edit."""
     told: list[tuple[int, int]] = []
-    two.edit(ask_words(), (64, 64), [], None, threading.Event(), lambda done, of: told.append((done, of)))
+    edited(two, ask_words(), (64, 64), [], told=lambda done, of: told.append((done, of)))
 
     assert told == [(1, 3), (2, 3), (3, 3)]
 
