@@ -187,8 +187,8 @@ class Settings(BaseSettings):
     )
     computed_cache_bytes: int = Field(
         256_000_000,
-        description="GPU memory in bytes for what has been computed of prompts and pictures, so that it is not computed "
-        "again for the next request with the same ones; a picture and its prompt take about 30 MB; 0: none",
+        description="GPU memory in bytes for what has been computed of prompts and pictures, and is found again when a "
+        "request has the same ones; a picture and its prompt take about 30 MB; 0: none",
         ge=0,
     )
     max_inference_steps: int = Field(50, description="more steps than this are clamped, with a warning", ge=2)

@@ -149,6 +149,7 @@ def test_pictures_from_words_are_those_of_the_library(remembering: Callable[...,
     edited(editor, ask(), CANVAS, pictures("edit"))
     own = with_whole_vae(plain(editor._t2i), editor.model_id)
     wanted = theirs(own, [], max_sequence_length=TEXT_TO_IMAGE_TOKENS)
+    request = ask_words(prompt="make it warm", seed=1, num_inference_steps=3)
 
     for prompts in (2, 0):
         with calls(editor) as counted:
