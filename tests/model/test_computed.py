@@ -153,10 +153,7 @@ def test_pictures_from_words_are_those_of_the_library(remembering: Callable[...,
 
     for prompts in (2, 0):
         with calls(editor) as counted:
-            assert (
-                edited(editor, ask_words(prompt="make it warm", seed=1, num_inference_steps=3), CANVAS, []).tobytes()
-                == wanted
-            )
+            assert edited(editor, request, CANVAS, []).tobytes() == wanted
         assert counted["prompts"] == prompts
 
 
