@@ -24,7 +24,7 @@ class Ready:
         digests: of the references' sizes and pixels.
         tensors: id of a reference, or of the mask → 1 x channels x height x width.
         seen: the references as the text encoder sees them.
-        patches: of what is seen: what its processor makes of pictures.
+        words: text → what its processor makes of it and of what is seen.
     """
 
     references: Sequence[Image.Image] = ()
@@ -32,7 +32,7 @@ class Ready:
     digests: tuple[bytes, ...] = ()
     tensors: Mapping[int, torch.Tensor] = field(default_factory=dict)
     seen: Sequence[Image.Image] = ()
-    patches: Any = None
+    words: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Computed:
@@ -48,21 +48,25 @@ class Computed:
     def __init__(self, max_bytes: int) -> None:
         self.ready: Ready | None = None
         self._max_bytes = max_bytes
-        self._kept: OrderedDict[Hashable, Any] = OrderedDict()
+        self._kept: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
 
     @property
     def size(self) -> int:
         """Bytes of what is kept."""
-        return _bytes(self._kept.values())
+        return sum(size for _, size in self._kept.values())
+
+    def __contains__(self, key: Hashable) -> bool:
+        """Whether it is kept."""
+        return key in self._kept
 
     def get(self, key: Hashable, compute: Callable[[], T]) -> T:
         """What is kept under this key, or is computed now. Nobody may write into it."""
         if key in self._kept:
             self._kept.move_to_end(key)
-            found: T = self._kept[key]
+            found: T = self._kept[key][0]
             return found
         value = compute()
-        self._kept[key] = value
+        self._kept[key] = value, _bytes(value)
         while self.size > self._max_bytes:
             self._kept.popitem(last=False)
         return value
@@ -87,6 +91,11 @@ def _storages(value: Any) -> Iterable[torch.UntypedStorage]:
             yield from _storages(one)
 
 
+def picture_key(ready: Ready) -> Hashable:
+    """Of what the text encoder sees in the references together."""
+    return "pictures", ready.digests
+
+
 def remember_pictures(text_encoder: torch.nn.Module, computed: Computed) -> None:
     """Have a text encoder of transformers look at the same pictures once: for each prompt it would do so anew.
 
@@ -97,7 +106,7 @@ def remember_pictures(text_encoder: torch.nn.Module, computed: Computed) -> None
     def look(module: Any, positional: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         if computed.ready and named.get("pixel_values") is not None:
             pixels, grid = named.pop("pixel_values"), named["image_grid_thw"]
-            key = ("pictures", computed.ready.digests)
+            key = picture_key(computed.ready)
             named["mm_encoder_outputs"] = {"image": computed.get(key, lambda: _features(module, pixels, grid))}
         return positional, named
 

@@ -27,10 +27,6 @@ from qwen_worker.model.pipelines import EditPlusPipeline, Image21Pipeline, make_
 from qwen_worker.request import ImageRequest, parse_image
 from qwen_worker.schema import MIN_STEPS, Rules, Size
 
-# What the same pipeline puts before the prompt for each picture: img_prompt_template of _get_qwen_prompt_embeds.
-PLUS_PICTURE = "Picture {}: <|vision_start|><|image_pad|><|vision_end|>"
-# What QwenImage21Pipeline has in its template for each picture.
-IMAGE_21_PICTURE = "<image{}><|vision_start|><|image_pad|><|vision_end|>"
 # Rows of positions in QwenImage21Rope of diffusers. Behind them its table goes on with negative ones: a text that is
 # too long would be read wrongly, without an error.
 IMAGE_21_POSITIONS = 8192
@@ -133,7 +129,9 @@ class Editor:
                 generate.
             mask: of the canvas, black or white in squares of half a grid, for a single reference of its size.
         """
-        return make_ready(self._chosen(request, mask)[0], references, mask)
+        negative = _negative(request)
+        prompts = [request.prompt] if negative is None else [request.prompt, negative]
+        return make_ready(self._chosen(request, mask)[0], prompts, references, mask)
 
     def edit(
         self,
@@ -208,8 +206,7 @@ class Editor:
         with prepared(pipeline, ready), switched_on(self._pipeline.transformer, request.lora):
             output = pipeline(
                 prompt=request.prompt,
-                # Without a negative prompt diffusers drops the guidance silently; with it, scale 1 is one pass.
-                negative_prompt=request.negative_prompt if request.true_cfg_scale > 1 else None,
+                negative_prompt=_negative(request),
                 true_cfg_scale=request.true_cfg_scale,
                 width=canvas[0],
                 height=canvas[1],
@@ -230,7 +227,7 @@ class Editor:
     def _spare_tokens(self, text: str) -> int:
         """How many more tokens a text-to-image prompt may have."""
         pipeline: Any = self._t2i
-        words: int = len(self._tokenizer(pipeline.prompt_template_encode.format(text)).input_ids)
+        words: int = len(self._tokenizer(pipeline.text(text, 0)).input_ids)
         start: int = pipeline.prompt_template_encode_start_idx
         return TEXT_TO_IMAGE_TOKENS - (words - start)
 
@@ -245,9 +242,7 @@ class Editor:
         pipeline = self._pipeline
         seen = [seen_by_plus(size) for size in references] if self._is_plus else references
         tokens: int = sum(pipeline.processor.image_tokens(size) - 1 for size in seen)
-        if self._is_plus:
-            text = "".join(PLUS_PICTURE.format(number) for number in range(1, len(references) + 1)) + text
-        words: int = len(self._tokenizer(pipeline.prompt_template_encode.format(text)).input_ids)
+        words: int = len(self._tokenizer(pipeline.text(text, len(references))).input_ids)
         length = words - pipeline.prompt_template_encode_start_idx + tokens
         longest = max(side for picture in (canvas, *references) for side in picture)
         rows: int = len(pipeline.transformer.pos_embed.pos_freqs)
@@ -298,13 +293,16 @@ def _spare_positions_21(pipeline: Any, tokenizer: Any, text: str, references: Se
     The result takes the position that comes next. Rows and columns are counted from a picture's centre; of those there
     are enough for any canvas.
     """
-    pictures = " ".join(IMAGE_21_PICTURE.format(number) for number in range(1, len(references) + 1))
-    template = pipeline.prompt_template_ti2i.replace(IMAGE_21_PICTURE.format(1), pictures)
-    tokens: int = len(tokenizer(template.format(text)).input_ids)
+    tokens: int = len(tokenizer(pipeline.text(text, len(references))).input_ids)
     system: int = pipeline._drop_idx  # noqa: SLF001 - nobody else knows
     latent: int = pipeline.vae_scale_factor
     words = tokens - system - len(references)
     return IMAGE_21_POSITIONS - 1 - words - sum(max(size) // latent for size in references)
+
+
+def _negative(request: ImageRequest) -> str | None:
+    """Without a negative prompt diffusers drops the guidance silently; with it, scale 1 is one pass."""
+    return request.negative_prompt if request.true_cfg_scale > 1 else None
 
 
 def _only_of(request: ImageRequest, ready: Ready) -> dict[str, Any]:

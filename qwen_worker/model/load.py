@@ -9,7 +9,6 @@ from typing import Any, Protocol
 import diffusers
 import torch
 import transformers
-from PIL import Image
 from transformers.processing_utils import ProcessorMixin
 
 from qwen_worker.family import LoraSource, PipelineName
@@ -20,6 +19,7 @@ from qwen_worker.model.frames import PictureVAE
 from qwen_worker.model.hub import Hub, LoadError, Origin
 from qwen_worker.model.loras import Lora, load_loras
 from qwen_worker.model.pipelines import CLASSES, Image21Pipeline, TextPipeline
+from qwen_worker.model.reading import Reading
 from qwen_worker.schema import Size
 
 # What Image21Processor makes of a system prompt: the same text that QwenImage21Pipeline formats by hand.
@@ -59,6 +59,9 @@ class Pipeline(Protocol):
     def __call__(self, **arguments: Any) -> Any:
         """Make a picture."""
 
+    def text(self, prompt: str, pictures: int) -> str:
+        """What the text encoder reads."""
+
 
 @dataclass(frozen=True)
 class TextToImage:
@@ -91,23 +94,7 @@ class Model:
     loras: Mapping[str, Lora] = field(default_factory=dict)
 
 
-class _Remembering:
-    """Mixin of processors: of the edit that is being done, the pictures have been processed before."""
-
-    computed: Computed | None = None
-
-    def patches(self, images: Sequence[Image.Image], dtype: torch.dtype) -> Any:
-        """What becomes of pictures, and of the marks in the text that stand for them."""
-        made, marks = super()._process_images(list(images), return_tensors="pt")  # type: ignore[misc]
-        # As the text encoder would do first.
-        return {**made, "pixel_values": made["pixel_values"].to(dtype)}, marks
-
-    def _process_images(self, images: Any, **said: Any) -> Any:
-        ready = self.computed and self.computed.ready
-        return ready.patches if ready else super()._process_images(images, **said)  # type: ignore[misc]
-
-
-class ImageProcessor(_Remembering, transformers.Qwen2VLProcessor):  # type: ignore[misc]
+class ImageProcessor(Reading, transformers.Qwen2VLProcessor):  # type: ignore[misc]
     """Qwen2VLProcessor without its video half, which needs torchvision."""
 
     def __init__(self, image_processor: Any, tokenizer: Any) -> None:
@@ -124,7 +111,7 @@ class ImageProcessor(_Remembering, transformers.Qwen2VLProcessor):  # type: igno
         return patches // merged
 
 
-class Image21Processor(_Remembering, transformers.Qwen3VLProcessor):  # type: ignore[misc]
+class Image21Processor(Reading, transformers.Qwen3VLProcessor):  # type: ignore[misc]
     """Qwen3VLProcessor without its video half, which needs torchvision.
 
     The pipeline formats its prompts itself. Of the chat template it wants to know one thing, how many tokens a system

@@ -35,18 +35,36 @@ def seen_by_plus(size: Size) -> Size:
     return width, height
 
 
+# What QwenImageEditPlusPipeline has before the prompt for each picture: img_prompt_template, _get_qwen_prompt_embeds.
+PLUS_PICTURE = "Picture {}: <|vision_start|><|image_pad|><|vision_end|>"
+# What QwenImage21Pipeline has in its template for each picture.
+IMAGE_21_PICTURE = "<image{}><|vision_start|><|image_pad|><|vision_end|>"
+
+
 class Prepared:
     """Mixin of pipelines: takes what `computed` has, of the edit that is being done and of those before it."""
 
     computed: Computed
+    device: torch.device
 
     def adapt(self, computed: Computed) -> None:
         """To be called once, before the first edit. The processor and the text encoder may have been before."""
         self.computed = computed
+        self._device = self.device
         for name in {"image_processor", "mask_processor"} & vars(self).keys():
             setattr(self, name, Pictures(getattr(self, name), computed))
         if processor := getattr(self, "processor", None):
             processor.computed = computed
+
+    @property
+    def _execution_device(self) -> Any:
+        """As the library's, which looks at every module for it."""
+        return self._device
+
+    def text(self, prompt: str, _pictures: int) -> str:
+        """What the text encoder reads: prompt and pictures in the pipeline's template."""
+        template: str = self.prompt_template_encode  # type: ignore[attr-defined]
+        return template.format(prompt)
 
     def encode_prompt(self, prompt: str, **said: Any) -> Any:
         """As the pipeline's."""
@@ -98,12 +116,26 @@ class EditPipeline(Prepared, QwenImageEditPipeline):  # type: ignore[misc]
     """QwenImageEditPipeline on prepared pictures."""
 
 
-class EditPlusPipeline(Prepared, QwenImageEditPlusPipeline):  # type: ignore[misc]
+class _PlusText(Prepared):
+    """Prompts of EditPlus."""
+
+    def text(self, prompt: str, pictures: int) -> str:
+        """As QwenImageEditPlusPipeline puts it together."""
+        return super().text("".join(map(PLUS_PICTURE.format, range(1, pictures + 1))) + prompt, pictures)
+
+
+class EditPlusPipeline(_PlusText, QwenImageEditPlusPipeline):  # type: ignore[misc]
     """QwenImageEditPlusPipeline on prepared pictures."""
 
 
 class Image21Pipeline(Prepared, QwenImage21Pipeline):  # type: ignore[misc]
     """QwenImage21Pipeline on prepared pictures."""
+
+    def text(self, prompt: str, pictures: int) -> str:
+        """As the library puts it together."""
+        marks = " ".join(map(IMAGE_21_PICTURE.format, range(1, pictures + 1)))
+        template: str = self.prompt_template_ti2i
+        return template.replace(IMAGE_21_PICTURE.format(1), marks).format(prompt or " ")
 
 
 class TextPipeline(Prepared, QwenImagePipeline):  # type: ignore[misc]
@@ -135,7 +167,7 @@ class InpaintPipeline(Prepared, _EncodedAsByEdit, QwenImageEditInpaintPipeline):
         return made
 
 
-class PlusInpaintPipeline(InpaintPipeline):
+class PlusInpaintPipeline(_PlusText, InpaintPipeline):
     """The same, whose text encoder sees picture and prompt as EditPlus models were trained to."""
 
     _get_qwen_prompt_embeds = QwenImageEditPlusPipeline._get_qwen_prompt_embeds  # noqa: SLF001
@@ -156,11 +188,14 @@ CLASSES: dict[PipelineName, tuple[Any, Any]] = {
 }
 
 
-def make_ready(pipeline: Any, references: Sequence[Image.Image], mask: Image.Image | None) -> Ready:
-    """All that a pipeline computes of its pictures on the CPU; for any thread, beside an edit too.
+def make_ready(
+    pipeline: Any, prompts: Sequence[str], references: Sequence[Image.Image], mask: Image.Image | None
+) -> Ready:
+    """All that a pipeline computes on the CPU; for any thread, beside an edit too.
 
     Args:
         pipeline: that will edit.
+        prompts: the prompt, and the negative one if there is one.
         references: RGB pictures at the size at which they are to be encoded.
         mask: of the canvas.
     """
@@ -179,8 +214,8 @@ def make_ready(pipeline: Any, references: Sequence[Image.Image], mask: Image.Ima
     tensors = {id(one): _tensor(pipeline.image_processor, one).to(dtype) for one in references}
     if mask:
         tensors[id(mask)] = _tensor(pipeline.mask_processor, mask)
-    patches = pipeline.processor.patches(seen, dtype)
-    return Ready(references, mask, digests, tensors, seen, patches)
+    texts = [pipeline.text(prompt, len(seen)) for prompt in prompts]
+    return Ready(references, mask, digests, tensors, seen, pipeline.processor.read(texts, seen, dtype))
 
 
 def _tensor(pictures: Pictures, image: Image.Image) -> torch.Tensor:

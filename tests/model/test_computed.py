@@ -208,7 +208,10 @@ def test_the_next_job_is_made_ready_beside_an_edit(remembering: Callable[..., Ed
     for ready in beside:
         assert ready.digests == alone.digests
         pairs = [*zip(ready.tensors.values(), alone.tensors.values(), strict=True)]
-        pairs += [(ready.patches[0]["pixel_values"], alone.patches[0]["pixel_values"])]
+        for name in ("input_ids", "pixel_values", "image_grid_thw"):
+            pairs += [
+                (one[name], other[name]) for one, other in zip(ready.words.values(), alone.words.values(), strict=True)
+            ]
         assert all(torch.equal(*pair) for pair in pairs)
 
 
@@ -260,7 +263,7 @@ def test_what_is_kept_is_small_beside_what_the_text_encoder_made(remembering: Ca
     """Of a picture: its features, not what the layers made on the way."""
     editor = remembering("edit")
     edited(editor, ask(), CANVAS, pictures("edit"))
-    kept = editor._computed._kept[("pictures", editor.ready(ask(), pictures("edit")).digests)]
+    kept = editor._computed._kept[("pictures", editor.ready(ask(), pictures("edit")).digests)][0]
 
     assert kept.last_hidden_state is None
     assert not kept.hidden_states

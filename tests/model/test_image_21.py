@@ -214,8 +214,8 @@ def test_the_widest_picture_has_its_rows_and_columns(model_21: Model) -> None:
 @pytest.mark.parametrize("references", [[SMALL], [SMALL, (512, 128), (128, 352)]])
 def test_a_prompt_is_refused_exactly_where_it_does_not_fit(editor_21: Editor, references: list[Size]) -> None:
     """One token more than there are positions; the last that fits is edited by."""
-    room = editor_21._spare_positions("", SMALL, references)
     word = " the"  # of the system prompt: one token
+    room = 1 + editor_21._spare_positions(word, SMALL, references)
     fits = ask(true_cfg_scale=1.0).model_copy(update={"prompt": word * room})
 
     editor_21.check(fits, SMALL, references)
