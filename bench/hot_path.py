@@ -169,8 +169,3 @@ def rows() -> list[Row]:
             figures={"plain_ms": theirs, "ours_ms": ours},
         )
     ]
-
-
-if __name__ == "__main__":
-    for row in rows():
-        print(row)

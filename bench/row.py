@@ -28,6 +28,19 @@ class Row:
     why: str = ""
     figures: dict[str, Any] = field(default_factory=dict)
 
+    def __str__(self) -> str:
+        """In one line."""
+        return f"{'PASS' if self.passed else 'FAIL'}  {self.what}: {self.ours} (goal {self.goal}; plain {self.plain})"
+
+
+def table(rows: Sequence[Row]) -> str:
+    """In Markdown."""
+    lines = ["| measured | goal | plain form | ours | |", "|---|---|---|---|---|"]
+    for row in rows:
+        verdict = "PASS" if row.passed else f"FAIL: {row.why}"
+        lines.append(f"| {row.what} | {row.goal} | {row.plain} | {row.ours} | {verdict} |")
+    return "\n".join(lines)
+
 
 def spread(values: Sequence[float], digits: int = 1) -> dict[str, float]:
     """Number, median, 99th percentile (the nearest one that was measured), least and most."""
