@@ -2,8 +2,8 @@
 
     python -m bench [NAME...]      writes out/bench.json, and prints the table
 
-Each module runs in a process of its own. A run in which a job fails, or something is answered that was not asked for, is
-none: it ends with that error.
+Each module runs in a process of its own. A run in which a job fails, or is answered without having been done, is none:
+it ends with that error.
 """
 
 import argparse
