@@ -215,6 +215,15 @@ def test_the_next_job_is_made_ready_beside_an_edit(remembering: Callable[..., Ed
         assert all(torch.equal(*pair) for pair in pairs)
 
 
+def test_the_same_bytes_in_another_shape_are_another_picture(remembering: Callable[..., Editor]) -> None:
+    """A digest of the pixels alone would not tell them apart."""
+    editor = remembering("edit")
+    wide, high = (Image.frombytes("RGB", size, photo(*CANVAS).tobytes()) for size in (CANVAS, CANVAS[::-1]))
+
+    assert wide.tobytes() == high.tobytes()
+    assert editor.ready(ask(), [wide]).digests != editor.ready(ask(), [high]).digests
+
+
 def test_no_more_is_kept_than_is_allowed() -> None:
     """What was not used for the longest time goes first; what is too large is not kept at all."""
     computed = Computed(100)
