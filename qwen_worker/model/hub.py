@@ -1,15 +1,35 @@
 """Where weights come from: repositories on the Hugging Face Hub, and folders."""
 
+import errno
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx2
 from huggingface_hub import hf_hub_download, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from qwen_worker.snapshots import Origin, find, find_file
 
 FAILURES = (HfHubHTTPError, httpx2.HTTPError, OSError, RuntimeError, ValueError)
+# What the Hub refuses → what to do, in the order of asking: the first is one of the second.
+REASONS: dict[type[Exception], str] = {
+    GatedRepoError: ": ask for access on the model's page, and set HF_TOKEN of the account that has it",
+    RepositoryNotFoundError: ": there is no such repository, or HF_TOKEN may not see it",
+    RevisionNotFoundError: ": the repository has no such commit",
+    EntryNotFoundError: ": the repository has no such file",
+}
+# Files under way together. One that is cut off begins anew, which huggingface_hub 2 leaves no choice about, and may
+# have 5 GB; a single one already takes as many connections as there is bandwidth for.
+AT_A_TIME = 2
 
 
 class LoadError(Exception):
@@ -17,63 +37,58 @@ class LoadError(Exception):
 
 
 @dataclass(frozen=True)
-class Origin:
-    """A repository on the Hub at a commit, or a folder, of which `revision` says nothing."""
-
-    id: str
-    revision: str
-
-
-@dataclass(frozen=True)
 class Hub:
-    """The Hub as this worker reaches it, and folders beside it.
+    """The Hub as this worker reaches it, and what is on this machine, which comes first.
 
     Args:
         token: of the Hub, or empty.
-        cache: folder of downloaded repositories; None means the library's own.
+        caches: folders of downloaded repositories, in the order of looking; what is in none is downloaded into the
+            first. Without any the library's own is used.
     """
 
     token: str
-    cache: Path | None
+    caches: Sequence[Path]
 
     def folder(self, origin: Origin, patterns: Sequence[str]) -> tuple[Path, str]:
-        """A folder with the files that match a pattern, and their revision.
+        """A folder with the files that match a pattern, and their revision. If one is whole, the Hub is not asked.
 
         Raises:
             LoadError: it cannot be downloaded, or read.
         """
+        found = find(origin, patterns, self.caches)
         try:
-            if Path(origin.id).is_dir():
-                return Path(origin.id), local_revision(Path(origin.id))
+            if found:
+                return found, _revision(origin, found)
             folder = snapshot_download(
-                origin.id,
-                revision=origin.revision,
-                token=self.token or None,
-                cache_dir=self.cache,
-                allow_patterns=list(patterns),
+                origin.id, allow_patterns=list(patterns), max_workers=AT_A_TIME, **self._download(origin)
             )
         except FAILURES as error:
             raise _not_downloaded(origin, error) from error
         return Path(folder), origin.revision
 
     def file(self, origin: Origin, name: str) -> tuple[Path, str]:
-        """One file, and its revision.
+        """One file, and its revision. If it is on this machine, the Hub is not asked.
 
         Raises:
             LoadError: it cannot be downloaded, or there is no such file.
         """
+        found = find_file(origin, name, self.caches)
         try:
+            if found:
+                return found, _revision(origin, found)
             if Path(origin.id).is_dir():
-                file = Path(origin.id) / name
-                if not file.is_file():
-                    raise LoadError(f"there is no file {name} in {origin.id}")
-                return file, local_revision(file)
-            path = hf_hub_download(
-                origin.id, name, revision=origin.revision, token=self.token or None, cache_dir=self.cache
-            )
+                raise LoadError(f"there is no file {name} in {origin.id}")
+            return Path(hf_hub_download(origin.id, name, **self._download(origin))), origin.revision
         except FAILURES as error:
             raise _not_downloaded(origin, error) from error
-        return Path(path), origin.revision
+
+    def _download(self, origin: Origin) -> dict[str, Any]:
+        cache = next(iter(self.caches), None)
+        return {"revision": origin.revision, "token": self.token or None, "cache_dir": cache}
+
+
+def _revision(origin: Origin, found: Path) -> str:
+    return local_revision(found) if Path(origin.id).is_dir() else origin.revision
 
 
 def local_revision(path: Path) -> str:
@@ -94,4 +109,7 @@ def local_revision(path: Path) -> str:
 
 
 def _not_downloaded(origin: Origin, error: Exception) -> LoadError:
-    return LoadError(f"{origin.id} at {origin.revision} could not be downloaded: {type(error).__name__}")
+    said = next((said for kind, said in REASONS.items() if isinstance(error, kind)), "")
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        said = ": there is no space left on the disk"
+    return LoadError(f"{origin.id} at {origin.revision} could not be downloaded{said}: {type(error).__name__}")

@@ -11,7 +11,8 @@ import pytest
 
 from local import tiny_model, worker
 from local.web import ImageHost
-from qwen_worker.model.hub import Hub, LoadError, Origin, local_revision
+from qwen_worker.model.hub import Hub, LoadError, local_revision
+from qwen_worker.snapshots import Origin
 from tests.model.conftest import load_tiny
 
 COMMIT = "0123456789" * 4
@@ -19,12 +20,12 @@ LOAD = """
 import sys
 from pathlib import Path
 from qwen_worker.family import LoraSource
-from qwen_worker.model.hub import Origin
+from qwen_worker.snapshots import Origin
 from qwen_worker.model.load import load
 tiny, cache, commit = sys.argv[1:]
 lora = LoraSource(name="style", source="someone/words", revision=commit, weight_file="in/style.safetensors")
 model = load(
-    tiny, "", pipeline="QwenImageEditPipeline", token="hf_test", cache=Path(cache), allow_cpu=True,
+    tiny, "", pipeline="QwenImageEditPipeline", token="hf_test", caches=[Path(cache)], allow_cpu=True,
     t2i=Origin("someone/words", commit), loras=[lora],
 )
 print(model.t2i.id, model.t2i.revision, model.loras["style"].origin)
@@ -81,7 +82,7 @@ def test_a_files_revision_is_of_that_file_alone(folder: Path) -> None:
 
 def test_what_cannot_be_had_is_an_error(tmp_path: Path) -> None:
     """Named by its repository and commit, or by its folder."""
-    hub = Hub("", tmp_path)
+    hub = Hub("", [tmp_path])
     with pytest.raises(LoadError, match=f"someone/words at {COMMIT} could not be downloaded"):
         hub.folder(Origin("someone/words", COMMIT), ["*"])
     with pytest.raises(LoadError, match=f"someone/words at {COMMIT} could not be downloaded"):
@@ -112,7 +113,7 @@ from qwen_worker.model.load import load
 for part in sorted(path for path in Path("model").iterdir() if path.is_dir()):
     away = part.rename("away")
     try:
-        load("model", "local", pipeline="QwenImageEditPipeline", token="", cache=None, allow_cpu=True)
+        load("model", "local", pipeline="QwenImageEditPipeline", token="", caches=(), allow_cpu=True)
     except LoadError as error:
         print(error)
     away.rename(part)

@@ -1,0 +1,68 @@
+"""The start of the process: what begins before the libraries are imported, and when each part of it was done."""
+
+import gc
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from qwen_worker.readahead import ReadAhead
+from qwen_worker.settings import Settings, load_settings
+from qwen_worker.snapshots import find, find_file, weight_files
+
+_done: dict[str, float] = {}
+
+
+def age() -> float:
+    """Seconds since the kernel started this process, to a hundredth."""
+    # Field 22 of proc(5), in ticks since the machine started; the name in field 2 may hold anything but the last ")".
+    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+
+
+def done(part: str) -> None:
+    """This part of the start is done now."""
+    _done[part] = round(age(), 2)
+
+
+def seconds() -> dict[str, float]:
+    """Each part → seconds from the start of the process until it was done."""
+    return dict(_done)
+
+
+def begin() -> None:
+    """Begin to read the weights of the models that the environment names, if they are on this machine.
+
+    Whatever is wrong with the environment is told by the check of the settings, which follows.
+    """
+    try:
+        settings = load_settings()
+    except Exception:  # noqa: BLE001 - told later
+        return
+    done("settings")
+    reading = ReadAhead(weights_of(settings), lambda: done("first_byte"))
+    # Only now: its import takes time, too.
+    from qwen_worker import log  # noqa: PLC0415
+
+    log.setup(settings.log_level, settings.secrets)
+    reading.tell()
+
+
+def weights_of(settings: Settings) -> list[Path]:
+    """The files of all weights that are on this machine, in the order in which they are loaded."""
+    found = [(find(one, patterns, settings.hub_caches), patterns) for one, patterns in settings.origins.items()]
+    loras = [find_file(lora.origin, lora.weight_file, settings.hub_caches) for lora in settings.loras]
+    networks = [file for folder, patterns in found if folder for file in weight_files(folder, patterns)]
+    return [*networks, *filter(None, loras)]
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """For imports: the garbage collector rests meanwhile, and leaves what they made alone for good."""
+    gc.disable()
+    try:
+        yield
+        gc.freeze()
+    finally:
+        gc.enable()
