@@ -117,8 +117,7 @@ def _read(file: Path, offset: int, buffer: memoryview) -> int:
     """One piece; Python's lock is not held meanwhile."""
     number = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        # The kernel asks the disk for all of it at once; by itself it would ask for 128 KiB at a time.
-        os.posix_fadvise(number, offset, PIECE, os.POSIX_FADV_WILLNEED)
+        # Into the reader's own memory: posix_fadvise alone reads but 8 MiB of a piece, and on some systems nothing.
         return os.preadv(number, [buffer], offset)
     finally:
         os.close(number)

@@ -86,8 +86,13 @@ def weight_files(folder: Path, patterns: Sequence[str]) -> list[Path]:
     return [file for name in networks for file in weights(folder / name)]
 
 
+def repository(origin: Origin, cache: Path) -> Path:
+    """The folder of all that a cache has of a repository."""
+    return cache / f"models--{origin.id.replace('/', '--')}"
+
+
 def _snapshot(origin: Origin, cache: Path) -> Path:
-    return cache / f"models--{origin.id.replace('/', '--')}" / "snapshots" / origin.revision
+    return repository(origin, cache) / "snapshots" / origin.revision
 
 
 def _listed(snapshot: Path) -> dict[str, int] | None:

@@ -1,27 +1,31 @@
 """Where weights come from: repositories on the Hugging Face Hub, and folders."""
 
+import contextlib
 import errno
 import hashlib
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx2
 from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
+    DryRunError,
     EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
+    LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
 
-from qwen_worker.snapshots import Origin, find, find_file
+from qwen_worker.snapshots import Origin, find, find_file, own_cache, repository
 
 FAILURES = (HfHubHTTPError, httpx2.HTTPError, OSError, RuntimeError, ValueError)
-# What the Hub refuses → what to do, in the order of asking: the first is one of the second.
+# What the Hub refuses → what to do, the narrower kind first.
 REASONS: dict[type[Exception], str] = {
+    LocalEntryNotFoundError: ": it is not whole on this machine, and the Hub cannot be reached",
     GatedRepoError: ": ask for access on the model's page, and set HF_TOKEN of the account that has it",
     RepositoryNotFoundError: ": there is no such repository, or HF_TOKEN may not see it",
     RevisionNotFoundError: ": the repository has no such commit",
@@ -30,6 +34,8 @@ REASONS: dict[type[Exception], str] = {
 # Files under way together. One that is cut off begins anew, which huggingface_hub 2 leaves no choice about, and may
 # have 5 GB; a single one already takes as many connections as there is bandwidth for.
 AT_A_TIME = 2
+# Seconds after which a file that is under way, and was not written to, is not under way any more.
+CUT_OFF_S = 3600
 
 
 class LoadError(Exception):
@@ -59,8 +65,14 @@ class Hub:
         try:
             if found:
                 return found, _revision(origin, found)
+            _forget_cut_off(origin, self.cache)
             folder = snapshot_download(
-                origin.id, allow_patterns=list(patterns), max_workers=AT_A_TIME, **self._download(origin)
+                origin.id,
+                revision=origin.revision,
+                token=self.token or None,
+                cache_dir=self.cache,
+                allow_patterns=list(patterns),
+                max_workers=AT_A_TIME,
             )
         except FAILURES as error:
             raise _not_downloaded(origin, error) from error
@@ -78,13 +90,36 @@ class Hub:
                 return found, _revision(origin, found)
             if Path(origin.id).is_dir():
                 raise LoadError(f"there is no file {name} in {origin.id}")
-            return Path(hf_hub_download(origin.id, name, **self._download(origin))), origin.revision
+            path = hf_hub_download(
+                origin.id, name, revision=origin.revision, token=self.token or None, cache_dir=self.cache
+            )
         except FAILURES as error:
             raise _not_downloaded(origin, error) from error
+        return Path(path), origin.revision
 
-    def _download(self, origin: Origin) -> dict[str, Any]:
-        cache = next(iter(self.caches), None)
-        return {"revision": origin.revision, "token": self.token or None, "cache_dir": cache}
+    def bytes_missing(self, origin: Origin, patterns: Sequence[str]) -> int:
+        """What would be downloaded of the files that match a pattern, as the Hub tells their sizes.
+
+        Raises:
+            LoadError: it does not tell.
+        """
+        try:
+            files = snapshot_download(
+                origin.id,
+                revision=origin.revision,
+                token=self.token or None,
+                cache_dir=self.cache,
+                allow_patterns=list(patterns),
+                dry_run=True,
+            )
+        except FAILURES as error:
+            raise _not_downloaded(origin, error) from error
+        return sum(file.file_size or 0 for file in files if file.will_download)
+
+    @property
+    def cache(self) -> Path | None:
+        """Where downloads go; None: the library's own."""
+        return next(iter(self.caches), None)
 
 
 def _revision(origin: Origin, found: Path) -> str:
@@ -108,7 +143,18 @@ def local_revision(path: Path) -> str:
     return f"local-{hashlib.sha256(''.join(seen).encode(errors='surrogateescape')).hexdigest()[:12]}"
 
 
-def _not_downloaded(origin: Origin, error: Exception) -> LoadError:
+def _forget_cut_off(origin: Origin, cache: Path | None) -> None:
+    """Remove what killed downloads left behind: the library begins such a file anew, under another name."""
+    blobs = repository(origin, cache or own_cache()) / "blobs"
+    for file in blobs.glob("*.incomplete"):
+        with contextlib.suppress(FileNotFoundError):  # it is complete by now
+            if time.time() - file.stat().st_mtime > CUT_OFF_S:
+                file.unlink()
+
+
+def _not_downloaded(origin: Origin, error: BaseException) -> LoadError:
+    if isinstance(error, DryRunError) and error.__cause__:  # which says nothing itself
+        error = error.__cause__
     said = next((said for kind, said in REASONS.items() if isinstance(error, kind)), "")
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         said = ": there is no space left on the disk"

@@ -1,6 +1,5 @@
 """Where weights come from: what is downloaded, and what tells folders apart."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -10,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from local import tiny_model, worker
+from local.hub import COMMIT, LocalHub
 from local.web import ImageHost
 from qwen_worker.model.hub import Hub, LoadError, local_revision
 from qwen_worker.snapshots import Origin
 from tests.model.conftest import load_tiny
 
-COMMIT = "0123456789" * 4
 LOAD = """
 import sys
 from pathlib import Path
@@ -91,21 +90,6 @@ def test_what_cannot_be_had_is_an_error(tmp_path: Path) -> None:
         hub.file(Origin(str(tmp_path), "local"), "a.safetensors")
 
 
-def served(host: ImageHost, folder: Path) -> None:
-    """Let a host answer as the Hub does that has this folder as a repository."""
-    files = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
-    oids = [f"{number:040x}" for number in range(len(files))]
-    tree = [
-        {"type": "file", "path": name, "oid": oid, "size": (folder / name).stat().st_size}
-        for name, oid in zip(files, oids, strict=True)
-    ]
-    api = f"/api/models/someone/words/tree/{COMMIT}?recursive=true&expand=false"
-    host.put(api, json.dumps(tree).encode(), **{"Content-Type": "application/json"})
-    for name, oid in zip(files, oids, strict=True):
-        headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{oid}"'}
-        host.put(f"/someone/words/resolve/{COMMIT}/{name}", (folder / name).read_bytes(), **headers)
-
-
 PARTS = """
 from pathlib import Path
 from qwen_worker.model.hub import LoadError
@@ -139,7 +123,7 @@ def test_no_more_is_downloaded_than_is_loaded(host: ImageHost, tiny: Path, tiny_
     repository = Path(shutil.copytree(tiny_t2i, tmp_path / "repository"))
     for name in ("style", "other"):
         tiny_model.make_lora(repository / "in" / f"{name}.safetensors", tiny)
-    served(host, repository)
+    LocalHub(host, repository)
     variables = worker.environment(Path(), {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": host.url("")})
     command = [sys.executable, "-c", LOAD, str(tiny), str(tmp_path / "cache"), COMMIT]
     done = subprocess.run(command, env=variables, capture_output=True, text=True, check=True, timeout=120)
