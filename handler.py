@@ -16,13 +16,13 @@ from typing import Any, Literal
 os.environ.setdefault("RUNPOD_LOG_LEVEL", "INFO")
 
 from qwen_worker import start
-from qwen_worker.quick_cpuinfo import quick_cpuinfo
+from qwen_worker.imports import importing, quick_cpuinfo
 
 if __name__ == "__main__":
     # The disk is the slowest part of a start: it reads while everything below is imported.
     start.begin()
 
-with quick_cpuinfo():
+with importing(), quick_cpuinfo():
     import runpod
 from runpod.http_client import AsyncClientSession
 from runpod.serverless.modules import rp_scale

@@ -10,6 +10,7 @@ from qwen_worker import start
 from qwen_worker.archive import Archive
 from qwen_worker.family import TEXT_TO_IMAGE_SIZE
 from qwen_worker.images.decoder import Decoder, Limits
+from qwen_worker.imports import importing
 from qwen_worker.intake import Intake
 from qwen_worker.job import Jobs
 from qwen_worker.originals import Originals
@@ -152,7 +153,7 @@ def decoder(of: Limits) -> Decoder:
 
 def build_editor(settings: Settings) -> "Editor":
     """The models, warm."""
-    with start.importing():
+    with importing():
         from qwen_worker.model.edit import Editor  # noqa: PLC0415
         from qwen_worker.model.load import load  # noqa: PLC0415
 

@@ -26,17 +26,20 @@ class ReadAhead:
 
     Args:
         files: in the order in which they will be loaded.
-        began: called when the first byte is there.
+        began: called when the first piece is there; returns the moment, as it is to be logged.
         room: bytes that may be taken, those that were read so far among them.
     """
 
-    def __init__(self, files: Sequence[Path], began: Callable[[], None], room: Callable[[], int] | None = None) -> None:
+    def __init__(
+        self, files: Sequence[Path], began: Callable[[], float], room: Callable[[], int] | None = None
+    ) -> None:
         self._pieces = _pieces(files)
         self._began = began
         self._room = room or available
         self._lock = threading.Lock()
         self._start = time.monotonic()
         self._bytes, self._stopped = 0, ""
+        self._first_s: float | None = None
         self._readers = [
             threading.Thread(target=self._read, name=f"read-ahead-{number}", daemon=True) for number in range(READERS)
         ]
@@ -56,7 +59,12 @@ class ReadAhead:
     def _tell(self) -> None:
         size = self.wait()
         seconds = time.monotonic() - self._start
-        figures = {"bytes": size, "seconds": round(seconds, 2), "gb_per_s": round(size / seconds / 1e9, 2)}
+        figures = {
+            "first_byte_s": self._first_s,
+            "bytes": size,
+            "seconds": round(seconds, 2),
+            "gb_per_s": round(size / seconds / 1e9, 2),
+        }
         if self._stopped:
             log.warning("read-ahead stopped: %s", self._stopped, extra=figures)
         else:
@@ -79,7 +87,7 @@ class ReadAhead:
     def _count(self, size: int) -> None:
         with self._lock:
             if size and not self._bytes:
-                self._began()
+                self._first_s = self._began()
             self._bytes += size
 
 

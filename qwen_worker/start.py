@@ -1,10 +1,7 @@
 """The start of the process: what begins before the libraries are imported, and when each part of it was done."""
 
-import gc
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from qwen_worker.readahead import ReadAhead
@@ -21,9 +18,10 @@ def age() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
 
 
-def done(part: str) -> None:
-    """This part of the start is done now."""
+def done(part: str) -> float:
+    """This part of the start is done now: so many seconds after the process began."""
     _done[part] = round(age(), 2)
+    return _done[part]
 
 
 def seconds() -> dict[str, float]:
@@ -55,14 +53,3 @@ def weights_of(settings: Settings) -> list[Path]:
     loras = [find_file(lora.origin, lora.weight_file, settings.hub_caches) for lora in settings.loras]
     networks = [file for folder, patterns in found if folder for file in weight_files(folder, patterns)]
     return [*networks, *filter(None, loras)]
-
-
-@contextmanager
-def importing() -> Iterator[None]:
-    """For imports: the garbage collector rests meanwhile, and leaves what they made alone for good."""
-    gc.disable()
-    try:
-        yield
-        gc.freeze()
-    finally:
-        gc.enable()

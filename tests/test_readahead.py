@@ -25,30 +25,31 @@ def files(tmp_path: Path) -> list[Path]:
 
 def test_every_byte_is_read_once(files: list[Path]) -> None:
     """And the first is told once."""
-    began: list[int] = []
+    began = iter([1.0])
 
-    assert ReadAhead(files, lambda: began.append(1)).wait() == 3 * SIZE
-    assert began == [1]
+    assert ReadAhead(files, lambda: next(began)).wait() == 3 * SIZE
+    assert next(began, None) is None
 
 
 def test_it_is_told_when_it_is_done(files: list[Path]) -> None:
-    """Bytes and seconds, in one line."""
+    """When it began, bytes and seconds, in one line."""
     with caught() as stream:
-        reading = ReadAhead(files, lambda: None)
+        reading = ReadAhead(files, lambda: 0.5)
         reading.tell()
         next(thread for thread in threading.enumerate() if thread.name == "read-ahead").join()
     line = json.loads(stream.getvalue())
 
-    assert (line["message"], line["bytes"], line["level"]) == ("weights read ahead", 3 * SIZE, "INFO")
+    assert (line["message"], line["level"]) == ("weights read ahead", "INFO")
+    assert (line["first_byte_s"], line["bytes"]) == (0.5, 3 * SIZE)
     assert {"seconds", "gb_per_s"} <= line.keys()
 
 
 def test_it_stops_before_memory_is_short(files: list[Path]) -> None:
     """What was read counts as taken, since it shall stay: after one piece of each reader there is no more room."""
-    size = ReadAhead(files, lambda: None, room=lambda: MARGIN + 1).wait()
+    size = ReadAhead(files, lambda: 0.5, room=lambda: MARGIN + 1).wait()
 
     assert 0 < size <= READERS * PIECE
-    assert ReadAhead(files, lambda: None, room=lambda: MARGIN - 1).wait() == 0
+    assert ReadAhead(files, lambda: 0.5, room=lambda: MARGIN - 1).wait() == 0
 
 
 @pytest.mark.parametrize("missing", ["a", "b"])
@@ -56,7 +57,7 @@ def test_what_cannot_be_read_is_told_and_left_to_the_loader(files: list[Path], m
     """No thread dies of it."""
     files["ab".index(missing)].unlink()
     with caught() as stream:
-        ReadAhead(files, lambda: None)._tell()
+        ReadAhead(files, lambda: 0.5)._tell()
     line = json.loads(stream.getvalue())
 
     assert line["level"] == "WARNING"
