@@ -90,6 +90,31 @@ def test_what_cannot_be_had_is_an_error(tmp_path: Path) -> None:
         hub.file(Origin(str(tmp_path), "local"), "a.safetensors")
 
 
+WHOLE = """
+import sys
+from pathlib import Path
+from qwen_worker.model.hub import Hub
+from qwen_worker.snapshots import FILES, Origin
+hub, origin = Hub("", [Path("nowhere"), Path(sys.argv[1])]), Origin("someone/words", sys.argv[2])
+print(hub.folder(origin, FILES)[1], hub.file(origin, "vae/config.json")[1])
+"""
+
+
+@pytest.mark.slow
+def test_of_a_model_that_is_whole_nothing_is_asked(host: ImageHost, tiny: Path, tmp_path: Path) -> None:
+    """Neither of a file in it, though the Hub could be: here of one in the second of two places."""
+    snapshot = tmp_path / "cache" / "models--someone--words" / "snapshots" / COMMIT
+    shutil.copytree(tiny, snapshot)
+    LocalHub(host, tiny)
+    hub = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": host.url(""), "PYTHONPATH": str(worker.ROOT)}
+    command = [sys.executable, "-c", WHOLE, str(tmp_path / "cache"), COMMIT]
+    variables = worker.environment(Path(), hub)
+    done = subprocess.run(command, env=variables, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120)
+
+    assert done.stdout.split() == [COMMIT, COMMIT]
+    assert host.requests == []
+
+
 PARTS = """
 from pathlib import Path
 from qwen_worker.model.hub import LoadError
