@@ -60,13 +60,13 @@ def is_whole(snapshot: Path, patterns: Sequence[str]) -> bool:
     """Whether a snapshot has all files that match a pattern.
 
     huggingface_hub 2 keeps the repository's listing beside its snapshots. Where something else put them there, the
-    files of the snapshot themselves name what there must be.
+    files of the snapshot themselves name what there must be. What is damaged or may not be read is not whole.
     """
-    listed = _listed(snapshot)
-    if listed is None:
-        return _has_every_part(snapshot, patterns)
-    sizes = {name: size for name, size in listed.items() if _matches(name, patterns)}
-    return all((snapshot / name).is_file() and (snapshot / name).stat().st_size == sizes[name] for name in sizes)
+    try:
+        listed = _listed(snapshot)
+        return _has_every_part(snapshot, patterns) if listed is None else _has_files(snapshot, listed, patterns)
+    except (OSError, AttributeError, LookupError, TypeError):
+        return False
 
 
 def weights(part: Path) -> list[Path]:
@@ -101,6 +101,12 @@ def _listed(snapshot: Path) -> dict[str, int] | None:
     if listing.get("format_version") != LISTING_FORMAT:
         return None
     return {name: file["size"] for name, file in listing["files"].items()}
+
+
+def _has_files(snapshot: Path, listed: dict[str, int], patterns: Sequence[str]) -> bool:
+    sizes = {name: size for name, size in listed.items() if _matches(name, patterns)}
+    there = ((snapshot / name).is_file() and (snapshot / name).stat().st_size == sizes[name] for name in sizes)
+    return bool(sizes) and all(there)
 
 
 def _has_every_part(snapshot: Path, patterns: Sequence[str]) -> bool:

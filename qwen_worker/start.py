@@ -32,14 +32,15 @@ def seconds() -> dict[str, float]:
 def begin() -> None:
     """Begin to read the weights of the models that the environment names, if they are on this machine.
 
-    Whatever is wrong with the environment is told by the check of the settings, which follows.
+    Whatever is wrong with the environment is told by the checks of settings and model, which follow.
     """
     try:
         settings = load_settings()
+        done("settings")
+        files = weights_of(settings)
     except Exception:  # noqa: BLE001 - told later
         return
-    done("settings")
-    reading = ReadAhead(weights_of(settings), lambda: done("first_byte"))
+    reading = ReadAhead(files, lambda: done("first_byte"))
     # Only now: its import takes time, too.
     from qwen_worker import log  # noqa: PLC0415
 

@@ -70,7 +70,7 @@ def test_no_file_is_no_first_byte() -> None:
 
 
 def machine(root: Path, **files: str) -> Path:
-    """A machine's /proc and /sys/fs/cgroup, of which the dots of names are underscores here, and dashes slashes."""
+    """A machine's /proc and /sys/fs/cgroup, two underscores for each slash."""
     for name, text in files.items():
         file = root / name.replace("__", "/")
         file.parent.mkdir(parents=True, exist_ok=True)

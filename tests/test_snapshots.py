@@ -113,6 +113,16 @@ def test_a_file_of_another_size_than_listed_is_not_whole(snapshot: Path) -> None
     assert not is_whole(snapshot, FILES)
 
 
+@pytest.mark.parametrize("files", ["{}", "[]", "1", '{"vae/config.json": {}}', '{"README.md": {"size": 1}}'])
+def test_a_listing_that_says_nothing_is_not_whole(snapshot: Path, files: str) -> None:
+    """Damaged, or of none of the files."""
+    listed(snapshot)
+    listing = snapshot.parent.parent / "trees" / f"{COMMIT}.json"
+    listing.write_text(f'{{"format_version": 1, "files": {files}}}')
+
+    assert not is_whole(snapshot, FILES)
+
+
 def test_a_listed_file_that_nobody_loads_may_be_missing(snapshot: Path) -> None:
     """It was not downloaded."""
     (snapshot / "README.md").touch()
