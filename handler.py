@@ -15,7 +15,15 @@ from typing import Any, Literal
 # The SDK reads it when imported; its own default prints whole answers.
 os.environ.setdefault("RUNPOD_LOG_LEVEL", "INFO")
 
-import runpod
+from qwen_worker import start
+from qwen_worker.imports import importing, quick_cpuinfo
+
+if __name__ == "__main__":
+    # The disk is the slowest part of a start: it reads while everything below is imported.
+    start.begin()
+
+with importing(), quick_cpuinfo():
+    import runpod
 from runpod.http_client import AsyncClientSession
 from runpod.serverless.modules import rp_scale
 from runpod.serverless.modules.rp_http import send_result
@@ -104,6 +112,7 @@ def settings_hold() -> None:
 def bucket_works() -> None:
     """What it takes to deliver a result."""
     fitness.bucket_works(build_bucket(settings()))
+    start.done("bucket")
 
 
 def model_loads() -> None:

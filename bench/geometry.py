@@ -122,7 +122,7 @@ def main() -> None:
     """Measure, and write the file."""
     with tempfile.TemporaryDirectory() as folder:
         copier = copy_model.make(Path(folder) / "model")
-        model = load(str(copier), "local", pipeline="QwenImageEditPipeline", token="", cache=None, allow_cpu=True)
+        model = load(str(copier), "local", pipeline="QwenImageEditPipeline", token="", caches=(), allow_cpu=True)
         editor = Editor(model, timeout_s=3600)
         rows = [places(editor, plain(model.pipeline), size) for size in SIZES]
     setting = {

@@ -57,7 +57,7 @@ class ExactModel:
 
     def __init__(self, tiny: Path) -> None:
         self.velocity = ExactVelocity()
-        own: Any = {"pipeline": class_of(tiny), "token": "", "cache": None, "allow_cpu": True}
+        own: Any = {"pipeline": class_of(tiny), "token": "", "caches": (), "allow_cpu": True}
         self.pipeline = plain(load(str(tiny), "local", **own).pipeline)
         self.pipeline.transformer = self.velocity
         self.pipeline.text_encoder.to(torch.float32)

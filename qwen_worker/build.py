@@ -6,15 +6,18 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from qwen_worker import start
 from qwen_worker.archive import Archive
 from qwen_worker.family import TEXT_TO_IMAGE_SIZE
 from qwen_worker.images.decoder import Decoder, Limits
+from qwen_worker.imports import importing
 from qwen_worker.intake import Intake
 from qwen_worker.job import Jobs
 from qwen_worker.originals import Originals
 from qwen_worker.schema import INPUTS, MAX_IMAGES, Rules
 from qwen_worker.service import Service
 from qwen_worker.settings import Settings
+from qwen_worker.snapshots import Origin
 from qwen_worker.sources import Sources
 from qwen_worker.sources.cache import SourceCache
 from qwen_worker.sources.fetch import Fetcher
@@ -38,7 +41,10 @@ def build(settings: Settings) -> Jobs:
         qwen_worker.errors.ModelError: the model does not work.
     """
     decoder(limits(settings)).warm_up()
-    return assemble(settings, build_editor(settings))
+    jobs = assemble(settings, build_editor(settings))
+    start.done("ready")
+    log.info("worker ready", extra={"seconds_from_process_start": start.seconds()})
+    return jobs
 
 
 def assemble(settings: Settings, editor: "Editor") -> Jobs:
@@ -147,17 +153,18 @@ def decoder(of: Limits) -> Decoder:
 
 def build_editor(settings: Settings) -> "Editor":
     """The models, warm."""
-    from qwen_worker.model.edit import Editor  # noqa: PLC0415
-    from qwen_worker.model.hub import Origin  # noqa: PLC0415
-    from qwen_worker.model.load import load  # noqa: PLC0415
+    with importing():
+        from qwen_worker.model.edit import Editor  # noqa: PLC0415
+        from qwen_worker.model.load import load  # noqa: PLC0415
 
+    start.done("imports")
     begin = time.perf_counter()
     model = load(
         settings.model_id,
         settings.model_revision,
         pipeline=settings.pipeline,
         token=settings.hf_token.get_secret_value(),
-        cache=settings.hub_cache,
+        caches=settings.hub_caches,
         allow_cpu=settings.allow_cpu,
         t2i=Origin(settings.t2i_model_id, settings.t2i_model_revision) if settings.t2i else None,
         loras=settings.loras,
@@ -165,12 +172,14 @@ def build_editor(settings: Settings) -> "Editor":
         computed_bytes=settings.computed_cache_bytes,
     )
     loaded = time.perf_counter()
+    start.done("load")
     for row in filter(None, (settings.model, settings.t2i)):
         if not row.tested:
             log.warning("untested model: it is not in the table of models", extra={"model_id": row.id})
     editor = Editor(model, timeout_s=settings.inference_timeout_seconds)
     if settings.warmup:
         editor.warm_up()
+        start.done("warm_up")
     log.info(
         "model ready",
         extra={

@@ -7,6 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+from qwen_worker.snapshots import Origin
+
 PipelineName = Literal["QwenImageEditPipeline", "QwenImageEditPlusPipeline", "QwenImage21Pipeline"]
 TextPipelineName = Literal["QwenImagePipeline"]
 
@@ -130,6 +132,11 @@ class LoraSource(BaseModel):
     revision: str = Field("", validate_default=True)
     weight_file: str
     trigger_word: str = Field("", max_length=200)
+
+    @property
+    def origin(self) -> Origin:
+        """Where the file is."""
+        return Origin(self.source, self.revision)
 
     @field_validator("source")
     @classmethod

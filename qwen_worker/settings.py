@@ -35,6 +35,7 @@ from qwen_worker.family import (
     untested,
 )
 from qwen_worker.hosts import DEFAULT_PORTS, HostList, ports_of
+from qwen_worker.snapshots import FILES, TEXT_TO_IMAGE_FILES, Origin, own_cache
 
 RUNPOD_VOLUME = Path("/runpod-volume")
 DEADLINES = {"storage_timeout_seconds", "timeout_seconds", "decode_seconds", "inference_timeout_seconds"}
@@ -235,8 +236,8 @@ class Settings(BaseSettings):
     hf_token: Secret = Field(SecretStr(""), description="Hugging Face token, for private repositories")
     hf_home: Path | None = Field(
         None,
-        description="where models are kept; default: `/runpod-volume/huggingface-cache` when a volume is mounted, "
-        "else the library's own",
+        description="where models are looked for first, and downloaded to; after it `/runpod-volume/huggingface-cache` "
+        "if a volume is mounted, and the library's own cache",
     )
     ssl_cert_file: FilePath | None = Field(
         None, description="certificates of the authorities to trust, PEM; default: the public ones"
@@ -405,10 +406,18 @@ class Settings(BaseSettings):
         return str(self.ssl_cert_file) if self.ssl_cert_file else None
 
     @property
-    def hub_cache(self) -> Path | None:
-        """Folder of downloaded models; None: the library's own."""
-        home = self.hf_home or volume_home(RUNPOD_VOLUME)
-        return home / "hub" if home else None
+    def origins(self) -> dict[Origin, tuple[str, ...]]:
+        """Models → patterns of those of their files that are needed."""
+        models: dict[Origin, tuple[str, ...]] = {Origin(self.model_id, self.model_revision): FILES}
+        if self.t2i_model_id:
+            models[Origin(self.t2i_model_id, self.t2i_model_revision)] = TEXT_TO_IMAGE_FILES
+        return models
+
+    @property
+    def hub_caches(self) -> tuple[Path, ...]:
+        """Folders where models may lie, in the order of looking; what is in none is downloaded into the first."""
+        homes = filter(None, (self.hf_home, volume_home(RUNPOD_VOLUME)))
+        return tuple(dict.fromkeys([*(home / "hub" for home in homes), own_cache()]))
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -417,14 +426,17 @@ class Settings(BaseSettings):
         return tuple(value.get_secret_value() for value in values if value.get_secret_value())
 
 
-def load_settings() -> Settings:
+def load_settings(**given: Any) -> Settings:
     """Read the environment, and `.env` below it.
+
+    Args:
+        given: fields that neither of them is asked for.
 
     Raises:
         SettingsError: with every problem.
     """
     try:
-        return Settings()
+        return Settings(**given)
     except ValidationError as error:
         raise SettingsError([_problem(item) for item in error.errors()]) from None
 

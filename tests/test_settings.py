@@ -284,11 +284,12 @@ def test_a_local_folder_needs_no_revision(given: pytest.MonkeyPatch, tmp_path: P
 
 
 def test_models_lie_where_hf_home_says(given: pytest.MonkeyPatch) -> None:
-    """Without it and without a volume the library decides."""
-    assert load_settings().hub_cache is None
+    """First; without it and without a volume where the library keeps them."""
+    given.setenv("HF_HUB_CACHE", "/library")
+    assert load_settings().hub_caches == (Path("/library"),)
 
     given.setenv("HF_HOME", "/somewhere")
-    assert load_settings().hub_cache == Path("/somewhere/hub")
+    assert load_settings().hub_caches == (Path("/somewhere/hub"), Path("/library"))
 
 
 def test_a_mounted_volume_holds_the_models(tmp_path: Path) -> None:

@@ -144,6 +144,12 @@ def test_no_module_runs_what_it_reads(file: Path) -> None:
     assert all("revision" in options for name, options in called if name in DOWNLOADS)
 
 
+def test_the_image_holds_bytecode() -> None:
+    """Compiled when it is built, and not by every worker that starts: pip does so unless it is told not to."""
+    assert "compileall -q handler.py qwen_worker" in DOCKERFILE
+    assert not any(word in DOCKERFILE for word in ("PYTHONDONTWRITEBYTECODE", "--no-compile"))
+
+
 @pytest.mark.slow
 def test_the_bill_of_materials_names_everything() -> None:
     """Each package of the lock with its hashes, each model of the tables; no time and no number of its own."""

@@ -16,11 +16,12 @@ from qwen_worker.images.geometry import NATIVE_AREA
 from qwen_worker.model import room
 from qwen_worker.model.computed import Computed, remember_pictures
 from qwen_worker.model.frames import PictureVAE
-from qwen_worker.model.hub import Hub, LoadError, Origin
+from qwen_worker.model.hub import Hub, LoadError
 from qwen_worker.model.loras import Lora, load_loras
 from qwen_worker.model.pipelines import CLASSES, Image21Pipeline, TextPipeline
 from qwen_worker.model.reading import Reading
 from qwen_worker.schema import Size
+from qwen_worker.snapshots import FILES, NETWORKS, TEXT_TO_IMAGE_FILES, Origin
 
 # What Image21Processor makes of a system prompt: the same text that QwenImage21Pipeline formats by hand.
 SYSTEM_TEMPLATE = (
@@ -31,11 +32,6 @@ SYSTEM_TEMPLATE = (
 MAX_SEEN_PIXELS = round(1.1 * NATIVE_AREA)
 # One precision everywhere: on a CPU too, where its bytes, unlike float32's, do not depend on the number of threads.
 DTYPE = torch.bfloat16
-FILES = ("*.json", "*.txt", "*.jinja", "*.safetensors")
-# Of a text-to-image model. The rest of it, some 17 GB, is loaded with the edit model already.
-TEXT_TO_IMAGE_FILES = ("model_index.json", "scheduler/*.json", "transformer/*.json", "transformer/*.safetensors")
-# Folders of the networks of an edit model.
-NETWORKS = ("transformer", "vae", "text_encoder")
 
 
 class Pipeline(Protocol):
@@ -131,7 +127,7 @@ def load(
     *,
     pipeline: PipelineName,
     token: str,
-    cache: Path | None,
+    caches: Sequence[Path],
     allow_cpu: bool,
     t2i: Origin | None = None,
     loras: Sequence[LoraSource] = (),
@@ -145,7 +141,7 @@ def load(
         pipeline: the class that its `model_index.json` must name.
         revision: commit of the repository; says nothing of a folder.
         token: of the Hub, or empty.
-        cache: folder of downloaded repositories; None means the library's own.
+        caches: folders of downloaded repositories, as `Hub` takes them.
         allow_cpu: without CUDA, load on the CPU instead of failing.
         t2i: a text-to-image model, if pictures are to be made from words alone.
         loras: what requests may switch on.
@@ -159,7 +155,7 @@ def load(
     if not (torch.cuda.is_available() or allow_cpu):
         raise LoadError("no CUDA device: this worker needs a GPU (ALLOW_CPU=1 is for tests and the demo)")
     room.check((weights_gb or 0) * 1e9)
-    hub = Hub(token, cache)
+    hub = Hub(token, caches)
     folder, loaded = hub.folder(Origin(model_id, revision), FILES)
     needed = room.weights(folder, NETWORKS)
     if t2i:

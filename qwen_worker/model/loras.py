@@ -15,7 +15,7 @@ from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError, safe_open
 
 from qwen_worker.family import LoraSource
-from qwen_worker.model.hub import Hub, LoadError, Origin
+from qwen_worker.model.hub import Hub, LoadError
 
 # What diffusers, peft and safetensors raise at a file that they cannot use.
 FAILURES = (AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError, SafetensorError)
@@ -71,7 +71,7 @@ def _adapter(name: str) -> str:
 
 def _load(transformer: Any, source: LoraSource, hub: Hub) -> Lora:
     try:
-        file, revision = hub.file(Origin(source.source, source.revision), source.weight_file)
+        file, revision = hub.file(source.origin, source.weight_file)
         weights, strength = _read(file)
         with warnings.catch_warnings():
             # That there are several is meant.

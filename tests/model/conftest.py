@@ -7,8 +7,8 @@ import pytest
 
 from qwen_worker.family import LoraSource, PipelineName
 from qwen_worker.model.edit import Editor
-from qwen_worker.model.hub import Origin
 from qwen_worker.model.load import Model, load
+from qwen_worker.snapshots import Origin
 
 
 def load_tiny(
@@ -17,9 +17,9 @@ def load_tiny(
     *,
     t2i: Origin | None = None,
     loras: Sequence[LoraSource] = (),
-    cache: Path | None = None,
+    caches: Sequence[Path] = (),
 ) -> Model:
-    return load(str(folder), "", pipeline=pipeline, token="", cache=cache, allow_cpu=True, t2i=t2i, loras=loras)
+    return load(str(folder), "", pipeline=pipeline, token="", caches=caches, allow_cpu=True, t2i=t2i, loras=loras)
 
 
 @pytest.fixture(scope="session")

@@ -15,10 +15,10 @@ from PIL import Image
 from local.edits import edited, plain
 from qwen_worker.model.computed import Computed
 from qwen_worker.model.edit import TEXT_TO_IMAGE_TOKENS, Editor
-from qwen_worker.model.hub import Origin
 from qwen_worker.model.load import Model, load
 from qwen_worker.model.pipelines import sizes_kept
 from qwen_worker.schema import Size
+from qwen_worker.snapshots import Origin
 from tests.model.test_edit import ask, before_the_transformer
 from tests.model.test_pipelines import MASK, mask_of
 from tests.model.test_text_to_image import ask_words
@@ -46,7 +46,7 @@ def remembering(tiny: Path, tiny_plus: Path, tiny_21: Path, tiny_t2i: Path) -> C
             "",
             pipeline=CLASSES[which],
             token="",
-            cache=None,
+            caches=(),
             allow_cpu=True,
             t2i=None if which == "21" else Origin(str(tiny_t2i), ""),
             computed_bytes=computed_bytes,

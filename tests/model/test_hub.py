@@ -1,6 +1,5 @@
 """Where weights come from: what is downloaded, and what tells folders apart."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -10,21 +9,22 @@ from pathlib import Path
 import pytest
 
 from local import tiny_model, worker
+from local.hub import COMMIT, LocalHub
 from local.web import ImageHost
-from qwen_worker.model.hub import Hub, LoadError, Origin, local_revision
+from qwen_worker.model.hub import Hub, LoadError, local_revision
+from qwen_worker.snapshots import Origin
 from tests.model.conftest import load_tiny
 
-COMMIT = "0123456789" * 4
 LOAD = """
 import sys
 from pathlib import Path
 from qwen_worker.family import LoraSource
-from qwen_worker.model.hub import Origin
+from qwen_worker.snapshots import Origin
 from qwen_worker.model.load import load
 tiny, cache, commit = sys.argv[1:]
 lora = LoraSource(name="style", source="someone/words", revision=commit, weight_file="in/style.safetensors")
 model = load(
-    tiny, "", pipeline="QwenImageEditPipeline", token="hf_test", cache=Path(cache), allow_cpu=True,
+    tiny, "", pipeline="QwenImageEditPipeline", token="hf_test", caches=[Path(cache)], allow_cpu=True,
     t2i=Origin("someone/words", commit), loras=[lora],
 )
 print(model.t2i.id, model.t2i.revision, model.loras["style"].origin)
@@ -81,7 +81,7 @@ def test_a_files_revision_is_of_that_file_alone(folder: Path) -> None:
 
 def test_what_cannot_be_had_is_an_error(tmp_path: Path) -> None:
     """Named by its repository and commit, or by its folder."""
-    hub = Hub("", tmp_path)
+    hub = Hub("", [tmp_path])
     with pytest.raises(LoadError, match=f"someone/words at {COMMIT} could not be downloaded"):
         hub.folder(Origin("someone/words", COMMIT), ["*"])
     with pytest.raises(LoadError, match=f"someone/words at {COMMIT} could not be downloaded"):
@@ -90,19 +90,29 @@ def test_what_cannot_be_had_is_an_error(tmp_path: Path) -> None:
         hub.file(Origin(str(tmp_path), "local"), "a.safetensors")
 
 
-def served(host: ImageHost, folder: Path) -> None:
-    """Let a host answer as the Hub does that has this folder as a repository."""
-    files = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
-    oids = [f"{number:040x}" for number in range(len(files))]
-    tree = [
-        {"type": "file", "path": name, "oid": oid, "size": (folder / name).stat().st_size}
-        for name, oid in zip(files, oids, strict=True)
-    ]
-    api = f"/api/models/someone/words/tree/{COMMIT}?recursive=true&expand=false"
-    host.put(api, json.dumps(tree).encode(), **{"Content-Type": "application/json"})
-    for name, oid in zip(files, oids, strict=True):
-        headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{oid}"'}
-        host.put(f"/someone/words/resolve/{COMMIT}/{name}", (folder / name).read_bytes(), **headers)
+WHOLE = """
+import sys
+from pathlib import Path
+from qwen_worker.model.hub import Hub
+from qwen_worker.snapshots import FILES, Origin
+hub, origin = Hub("", [Path("nowhere"), Path(sys.argv[1])]), Origin("someone/words", sys.argv[2])
+print(hub.folder(origin, FILES)[1], hub.file(origin, "vae/config.json")[1])
+"""
+
+
+@pytest.mark.slow
+def test_of_a_model_that_is_whole_nothing_is_asked(host: ImageHost, tiny: Path, tmp_path: Path) -> None:
+    """Neither of a file in it, though the Hub could be: here of one in the second of two places."""
+    snapshot = tmp_path / "cache" / "models--someone--words" / "snapshots" / COMMIT
+    shutil.copytree(tiny, snapshot)
+    LocalHub(host, tiny)
+    hub = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": host.url(""), "PYTHONPATH": str(worker.ROOT)}
+    command = [sys.executable, "-c", WHOLE, str(tmp_path / "cache"), COMMIT]
+    variables = worker.environment(Path(), hub)
+    done = subprocess.run(command, env=variables, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120)
+
+    assert done.stdout.split() == [COMMIT, COMMIT]
+    assert host.requests == []
 
 
 PARTS = """
@@ -112,7 +122,7 @@ from qwen_worker.model.load import load
 for part in sorted(path for path in Path("model").iterdir() if path.is_dir()):
     away = part.rename("away")
     try:
-        load("model", "local", pipeline="QwenImageEditPipeline", token="", cache=None, allow_cpu=True)
+        load("model", "local", pipeline="QwenImageEditPipeline", token="", caches=(), allow_cpu=True)
     except LoadError as error:
         print(error)
     away.rename(part)
@@ -138,7 +148,7 @@ def test_no_more_is_downloaded_than_is_loaded(host: ImageHost, tiny: Path, tiny_
     repository = Path(shutil.copytree(tiny_t2i, tmp_path / "repository"))
     for name in ("style", "other"):
         tiny_model.make_lora(repository / "in" / f"{name}.safetensors", tiny)
-    served(host, repository)
+    LocalHub(host, repository)
     variables = worker.environment(Path(), {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": host.url("")})
     command = [sys.executable, "-c", LOAD, str(tiny), str(tmp_path / "cache"), COMMIT]
     done = subprocess.run(command, env=variables, capture_output=True, text=True, check=True, timeout=120)

@@ -61,7 +61,7 @@ def test_without_cuda_the_worker_does_not_start(tiny: Path) -> None:
     """A CPU would take an hour for each picture."""
     assert not torch.cuda.is_available()
     with pytest.raises(LoadError, match="needs a GPU"):
-        load(str(tiny), "local", pipeline="QwenImageEditPipeline", token="", cache=None, allow_cpu=False)
+        load(str(tiny), "local", pipeline="QwenImageEditPipeline", token="", caches=(), allow_cpu=False)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_code_of_a_repository_is_not_run(copy: Path, tmp_path: Path) -> None:
 def test_a_model_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     """Told by its name and revision."""
     with pytest.raises(LoadError, match="someone/model at 0000"):
-        load("someone/model", "0" * 40, pipeline="QwenImageEditPipeline", token="", cache=tmp_path, allow_cpu=True)
+        load("someone/model", "0" * 40, pipeline="QwenImageEditPipeline", token="", caches=[tmp_path], allow_cpu=True)
 
 
 DOWNLOAD = """

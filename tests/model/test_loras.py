@@ -257,7 +257,7 @@ def test_a_downloaded_lora_is_found_in_the_cache(tiny: Path, file: Path, tmp_pat
     snapshot.mkdir(parents=True)
     shutil.copy(file, snapshot)
     lora = LoraSource(name="style", source="someone/style", revision="0" * 40, weight_file=f"in/{file.name}")
-    model = load_tiny(tiny, loras=[lora], cache=tmp_path)
+    model = load_tiny(tiny, loras=[lora], caches=[tmp_path])
 
     assert model.loras["style"].origin == f"someone/style@{'0' * 40}/in/style.safetensors"
 
@@ -274,7 +274,7 @@ def test_a_missing_file_is_an_error(tiny: Path, tmp_path: Path) -> None:
 
     lora = LoraSource(name="style", source="someone/style", revision="0" * 40, weight_file="a.safetensors")
     with pytest.raises(LoadError, match="the LoRA style cannot be loaded: someone/style at 0000"):
-        load_tiny(tiny, loras=[lora], cache=tmp_path)
+        load_tiny(tiny, loras=[lora], caches=[tmp_path])
 
 
 @pytest.mark.parametrize("share", [0, 0.001, 0.5])

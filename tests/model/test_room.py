@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from qwen_worker.family import EDIT, TEXT
 from qwen_worker.model import room
-from qwen_worker.model.load import NETWORKS, Model
+from qwen_worker.model.load import Model
+from qwen_worker.snapshots import NETWORKS
 
 EDIT_BYTES = round((EDIT.weights_gb or 0) * 1e9)
 BOTH_BYTES = EDIT_BYTES + round((TEXT.weights_gb or 0) * 1e9)

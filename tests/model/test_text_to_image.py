@@ -14,10 +14,11 @@ from local.edits import edited
 from qwen_worker import schema
 from qwen_worker.errors import BadInput, ModelError
 from qwen_worker.model.edit import TEXT_TO_IMAGE_TOKENS, Editor
-from qwen_worker.model.hub import LoadError, Origin, local_revision
+from qwen_worker.model.hub import LoadError, local_revision
 from qwen_worker.model.load import Model, load
 from qwen_worker.request import ImageRequest, parse_image
 from qwen_worker.schema import SchedulerName, Size
+from qwen_worker.snapshots import Origin
 from tests.model.conftest import load_tiny
 from tests.model.test_edit import ask, edit
 
@@ -312,7 +313,7 @@ def test_a_model_that_is_not_there_is_an_error(tiny: Path, tmp_path: Path) -> No
             "",
             pipeline="QwenImageEditPipeline",
             token="",
-            cache=tmp_path,
+            caches=[tmp_path],
             allow_cpu=True,
             t2i=Origin("someone/words", "0" * 40),
         )
