@@ -12,8 +12,8 @@ from typing import Any
 
 from qwen_worker.request import ImageRequest
 
-#: Seconds of GPU time that may be left when the next job is taken: what taking it, its sources, the bucket and decoding
-#: need before its turn. With 60 ms to RunPod and 250 ms to a host and for a write that is 0.8 s: bench.throughput.
+#: Seconds of GPU time that may be left when the next job is taken: for taking it, its sources, the bucket and decoding.
+#: In bench.throughput, 250 ms from a host and for a write, those take 0.8 s, and 1.0 is enough; many hosts are slower.
 AHEAD_S = 2.0
 
 

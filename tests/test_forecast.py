@@ -7,9 +7,13 @@ import pytest
 
 from qwen_worker import schema
 from qwen_worker.forecast import Forecast
-from qwen_worker.request import parse_image
+from qwen_worker.request import ImageRequest, parse_image
 
 RULES = schema.Rules(steps=4, cfg_scale=1.0, max_steps=50, max_images=1)
+
+
+def request(**fields: Any) -> ImageRequest:
+    return parse_image({"image_url": "https://a/", "prompt": "x", **fields}, job_id="a", rules=RULES)
 
 
 class Told:
@@ -20,9 +24,8 @@ class Told:
         self.forecast = Forecast(ahead_s, lambda: self.now)
 
     def takes(self, job_id: str, **fields: Any) -> None:
-        said = {"image_url": "https://a/", "prompt": "x", **fields}
         self.forecast.take(job_id)
-        self.forecast.expect(job_id, parse_image(said, job_id=job_id, rules=RULES))
+        self.forecast.expect(job_id, request(**fields))
 
     def begins(self, job_id: str, stage: str, *, image: int = 1, images: int = 1) -> None:
         self.forecast.hear(job_id, {"stage": stage, "image": image, "images": images})
@@ -144,6 +147,7 @@ def test_a_job_that_has_ended_leaves_nothing_behind(told: Told, stage: str) -> N
     told.forecast.drop("a")
     told.forecast.hear("a", {"stage": "edit", "step": 2, "steps": 4})
     told.forecast.drop("a")
+    told.forecast.expect("a", request())
 
     assert told.forecast.room(3) == 1
 

@@ -55,6 +55,8 @@ if __name__ == "__main__":
     job_log.setup("DEBUG")
     patience = Patience(**json.loads(os.environ.get("PATIENCE", "{}")))
     if "PLAIN" not in os.environ:
-        rp_scale.JobScaler = lambda config: Loop(config, INTAKE, Forecast(), patience)
+        rp_scale.JobScaler = lambda config: Loop(
+            config, INTAKE, Forecast(float(os.environ.get("AHEAD_S", "inf"))), patience
+        )
         die_with_us()
     runpod.serverless.start({"handler": handler, "concurrency_modifier": lambda _current: 2})
