@@ -55,8 +55,7 @@ if __name__ == "__main__":
     job_log.setup("DEBUG")
     patience = Patience(**json.loads(os.environ.get("PATIENCE", "{}")))
     if "PLAIN" not in os.environ:
-        rp_scale.JobScaler = lambda config: Loop(
-            config, INTAKE, Forecast(float(os.environ.get("AHEAD_S", "inf"))), patience
-        )
+        forecast = Forecast(float(os.environ.get("AHEAD_S", "inf")))
+        rp_scale.JobScaler = lambda config: Loop(config, INTAKE, forecast, patience)
         die_with_us()
     runpod.serverless.start({"handler": handler, "concurrency_modifier": lambda _current: 2})
