@@ -151,12 +151,12 @@ def main() -> None:
     else:
         settings_hold()
         model_loads()
-    rp_scale.JobScaler = lambda config: Loop(config, worker().intake)
+    rp_scale.JobScaler = lambda config: Loop(config, worker().intake, worker().forecast)
     die_with_us()
     runpod.serverless.start(
         {
             "handler": _shown if _way() == "once" else handler,
-            "concurrency_modifier": lambda _current: 1 + settings().prefetch,
+            "concurrency_modifier": lambda _current: settings().slots,
         }
     )
 

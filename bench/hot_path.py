@@ -1,6 +1,6 @@
 """What keeps the GPU's thread from its next edit: all that it does and no network and no tensor needs.
 
-    python -m bench.hot_path
+    python -m bench hot_path
 
 Jobs of 1024 x 1024 pixels, each with a picture and a prompt of its own, through the tiny model. Of the time that the
 thread is taken, the networks' own and that of every operation on tensors is left out: on a GPU it is the GPU's. What is

@@ -1,6 +1,6 @@
 """What is done again of what has been done: for a request that was answered before, and for a new prompt.
 
-    python -m bench.repeats
+    python -m bench repeats
 
 The whole worker in this process, on a tiny model, a bucket and an image host of its own. What the networks do is
 counted by torch's hooks, downloads by the image host. The plain form is diffusers' pipeline, called with the picture

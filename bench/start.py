@@ -1,6 +1,6 @@
 """How soon a worker reads its first weight, and what RunPod's SDK costs to import: plain and ours, by turns.
 
-    python -m bench.start
+    python -m bench start
 
 Each start is a process of its own, on the same tiny model, in the order A-B-B-A. The plain form is that of public
 workers: RunPod's SDK, torch and diffusers are imported one after the other, and then `from_pretrained` opens the first
@@ -116,15 +116,3 @@ def rows() -> list[Row]:
             ),
             row("import of runpod", lambda: printed(PLAIN_IMPORT), lambda: printed(OUR_IMPORT)),
         ]
-
-
-def main() -> None:
-    """Print each row."""
-    for one in rows():
-        verdict = "PASS" if one.passed else "FAIL"
-        print(f"{verdict}  {one.what}: goal {one.goal}, plain {one.plain}, ours {one.ours} {one.why}")
-        print(f"      {json.dumps(one.figures)}")
-
-
-if __name__ == "__main__":
-    main()

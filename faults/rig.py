@@ -49,6 +49,8 @@ class Rig(Mortal):
             "PYTHONPATH": str(worker.ROOT),
             "TMPDIR": str(self.temporary),
             "WARMUP": "0",
+            # What becomes of a job beside another is looked at, however long the other takes.
+            "PREFETCH": "1",
             **(more or {}),
         }
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from local.runpod_faults import Fault
 
@@ -72,6 +73,7 @@ class LocalRunPod:
         take_fault: befalls questions for jobs; `stop_fault` those for stops, `done_fault` final answers.
         deform: makes something else of the jobs that are handed out.
         body_delay_s: between the head of an answer with jobs and the jobs.
+        way_s: that every request of the worker's takes to get here.
     """
 
     def __init__(self) -> None:
@@ -86,6 +88,7 @@ class LocalRunPod:
         self.done_fault: Fault | None = None
         self.deform: Callable[[list[dict[str, Any]]], Any] | None = None
         self.body_delay_s = 0.0
+        self.way_s = 0.0
         self._stops: list[str] = []
         self._loop = asyncio.new_event_loop()
         self._changed = asyncio.Condition()
@@ -131,7 +134,13 @@ class LocalRunPod:
         asyncio.run_coroutine_threadsafe(self._put_back([job]), self._loop).result(10)
 
     async def _start(self) -> None:
-        app = web.Application(client_max_size=MAX_BODY)
+        @web.middleware
+        async def on_its_way(request: web.Request, handler: Handler) -> web.StreamResponse:
+            if "worker" in request.match_info:
+                await asyncio.sleep(self.way_s)
+            return await handler(request)
+
+        app = web.Application(client_max_size=MAX_BODY, middlewares=[on_its_way])
         path = "/v2/{endpoint}"
         app.add_routes(
             [

@@ -1,6 +1,7 @@
 """An image host on the loopback address whose answers are set from outside, and which remembers its requests."""
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from email.message import Message
@@ -10,11 +11,12 @@ from typing import Self
 
 @dataclass(frozen=True)
 class Reply:
-    """What one path answers. `script` takes over after the request line and headers were read."""
+    """What one path answers, after `delay_s`. `script` takes over after the request line and headers were read."""
 
     body: bytes = b""
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
+    delay_s: float = 0.0
     script: Callable[[BaseHTTPRequestHandler], None] | None = None
 
 
@@ -78,6 +80,7 @@ class _Handler(BaseHTTPRequestHandler):
         return host.replies.get(self.path, default)
 
     def _give(self, reply: Reply) -> None:
+        time.sleep(reply.delay_s)
         if reply.script:
             self.close_connection = True
             reply.script(self)

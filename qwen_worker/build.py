@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from qwen_worker import start
 from qwen_worker.archive import Archive
 from qwen_worker.family import TEXT_TO_IMAGE_SIZE
+from qwen_worker.forecast import AHEAD_S, Forecast
 from qwen_worker.images.decoder import Decoder, Limits
 from qwen_worker.imports import importing
 from qwen_worker.intake import Intake
@@ -51,8 +53,9 @@ def assemble(settings: Settings, editor: "Editor") -> Jobs:
     """Put a worker together around a loaded model."""
     bucket, made_with = build_bucket(settings), versions()
     intake = Intake()
+    forecast = Forecast(AHEAD_S if settings.prefetch == "auto" else math.inf)
     # For each job on its way: fetch its pictures, the mask too, and keep those of the job before.
-    io = ThreadPoolExecutor(2 * (MAX_IMAGES + 1) * (1 + settings.prefetch), thread_name_prefix="io")
+    io = ThreadPoolExecutor(2 * (MAX_IMAGES + 1) * settings.slots, thread_name_prefix="io")
     service = Service(
         Originals(build_sources(settings, bucket), decoder(limits(settings)), io),
         editor,
@@ -65,7 +68,7 @@ def assemble(settings: Settings, editor: "Editor") -> Jobs:
     )
     rules = build_rules(settings)
     tell = functools.partial(about, settings, editor, rules, made_with)
-    return Jobs(service, rules, tell, budget=settings.budget, intake=intake)
+    return Jobs(service, rules, tell, budget=settings.budget, intake=intake, forecast=forecast)
 
 
 def build_rules(settings: Settings) -> Rules:

@@ -13,6 +13,7 @@ from qwen_worker import log as job_log
 from qwen_worker.budget import ENDLESS, Budget, Clock
 from qwen_worker.deadlines import cut_when_cancelled
 from qwen_worker.errors import BadInput, CacheReadFailed, DownloadFailed, ModelError, StorageError, WorkerError
+from qwen_worker.forecast import Forecast
 from qwen_worker.intake import Intake
 from qwen_worker.request import parse
 from qwen_worker.result import ImageResult
@@ -69,6 +70,7 @@ class Jobs:
         about: what `health` tells besides uptime and counts.
         budget: the time of a job.
         intake: whether jobs are to be brought.
+        forecast: told of what the jobs do.
     """
 
     def __init__(
@@ -79,8 +81,10 @@ class Jobs:
         *,
         budget: Budget = ENDLESS,
         intake: Intake | None = None,
+        forecast: Forecast | None = None,
     ) -> None:
         self.intake = intake or Intake()
+        self.forecast = forecast or Forecast()
         self._service = service
         self._rules = rules
         self._about = about
@@ -98,7 +102,12 @@ class Jobs:
         """
         job_id = _id_of(job)
         clock = Clock(self._budget)
-        watch = Stopwatch("validate", tell, clock)
+
+        def told(news: dict[str, Any]) -> None:
+            self.forecast.hear(job_id, news)
+            tell(news)
+
+        watch = Stopwatch("validate", told, clock)
         results: list[ImageResult] = []
         with job_log.job_context(job_id):
             try:
@@ -125,6 +134,7 @@ class Jobs:
             with cut_when_cancelled():
                 link = await self._service.presign(request.object_key)
             return Answer({"status": "success", "result": link.model_dump(mode="json")})
+        self.forecast.expect(job_id, request)
         with cut_when_cancelled():
             await self._service.images(request, job_id, watch, results.append)
         return self._delivered(results, "success")

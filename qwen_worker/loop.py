@@ -18,6 +18,7 @@ from runpod.serverless.modules.rp_http import JOB_DONE_URL
 from runpod.serverless.modules.rp_job import _job_get_url, _job_stop_url, run_job
 from runpod.serverless.modules.worker_state import JobsProgress
 
+from qwen_worker.forecast import Forecast
 from qwen_worker.intake import Intake
 from qwen_worker.job_api import NotDeliveredError, Patience, Question, deliver, first
 
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 
 SAID_S = 5.0  # for the answer of a job that has shown the process to be sick
 MAX_ID = 1000  # characters: with a longer one nothing can be answered
+LOOK_S = 0.1  # between two looks at the forecast
 END_S = 0.3  # for what goes on behind answered jobs, as a source that is being cached
 
 
@@ -34,14 +36,22 @@ class Loop:
     Args:
         config: as runpod.serverless.start got it: `handler` and `concurrency_modifier`.
         intake: while it is closed, no job is taken.
+        forecast: how many jobs may be taken beside those that are there.
         patience: with the job API.
     """
 
-    def __init__(self, config: dict[str, Any], intake: Intake, patience: Patience | None = None) -> None:
+    def __init__(
+        self,
+        config: dict[str, Any],
+        intake: Intake,
+        forecast: Forecast,
+        patience: Patience | None = None,
+    ) -> None:
         self._handler = config["handler"]
         self._slots: int = config["concurrency_modifier"](1)
         self._intake = intake
         self._patience = patience or Patience()
+        self._forecast = forecast
         self._running: dict[asyncio.Task[None], str] = {}
         self._ending = asyncio.Event()
         self._answered: set[asyncio.Task[None]] = set()
@@ -71,7 +81,7 @@ class Loop:
     async def _take_jobs(self, session: Any) -> None:
         question = Question("job-take", _jobs, self._called_off, self._patience)
         while await self._may_take():
-            for job in await question.ask(session, _job_get_url(self._slots - len(self._running))):
+            for job in await question.ask(session, _job_get_url(self._room())):
                 self._begin(session, job)
 
     async def _may_take(self) -> bool:
@@ -79,12 +89,15 @@ class Loop:
         while not self._ending.is_set():
             if not self._intake.is_open:
                 await first(self._intake.until_open(), self._ending.wait())
-            elif len(self._running) >= self._slots:
+            elif not self._room():
                 done = asyncio.wait(tuple(self._running), return_when=asyncio.FIRST_COMPLETED)
-                await first(done, self._ending.wait())
+                await first(done, self._ending.wait(), asyncio.sleep(LOOK_S))
             else:
                 return True
         return False
+
+    def _room(self) -> int:
+        return self._forecast.room(self._slots - len(self._running))
 
     async def _called_off(self) -> None:
         await first(self._intake.until_closed(), self._ending.wait())
@@ -95,6 +108,7 @@ class Loop:
         task = asyncio.create_task(self._do(session, job))
         self._running[task] = job["id"]
         JobsProgress().add(job["id"])
+        self._forecast.take(job["id"])
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
@@ -103,11 +117,14 @@ class Loop:
         self._answered.discard(task)
         if job_id not in self._running.values():
             JobsProgress().remove(job_id)
+            self._forecast.drop(job_id)
         if not task.cancelled() and (error := task.exception()):
             log.error("the answer is lost", exc_info=error, extra={"job_id": job_id})
 
     async def _do(self, session: Any, job: dict[str, Any]) -> None:
         answer = await self._answer(job)
+        # The GPU is done with it, however long its answer waits to be taken.
+        self._forecast.drop(job["id"])
         if self._is_sick:
             return
         if task := asyncio.current_task():

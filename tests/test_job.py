@@ -385,6 +385,41 @@ def test_the_next_source_is_fetched_while_an_edit_runs(jobs: Jobs, host: ImageHo
     assert answers[1].body["result"]["meta"]["timings_ms"]["queue"] > 0
 
 
+def test_the_wait_for_the_gpu_and_the_turn_on_it_are_told_apart(jobs: Jobs, host: ImageHost, editor: Editor) -> None:
+    """A job is queued for as long as the one before it still edits, and none of that is its own edit."""
+    urls = [host.put(f"/apart-{number}.png", file_of(photo(seed=number))) for number in range(2)]
+    editing, queued = threading.Event(), threading.Event()
+    queued_at: list[float] = []
+    passes: list[float] = []  # when each began: two of the first job, two of the second
+
+    def held(*_: Any) -> None:
+        editing.set()
+        queued.wait(30)
+        passes.append(time.perf_counter())
+        time.sleep(0.1)
+
+    def heard(news: dict[str, Any]) -> None:
+        if news["stage"] == "queue":
+            queued_at.append(time.perf_counter())
+            queued.set()
+
+    async def both() -> list[Answer]:
+        first = asyncio.create_task(jobs.answer({"id": "a", "input": said(urls[0])}))
+        while not editing.is_set():
+            await asyncio.sleep(0.01)
+        second = asyncio.create_task(jobs.answer({"id": "b", "input": said(urls[1])}, heard))
+        return [await first, await second]
+
+    hook = editor._pipeline.transformer.register_forward_pre_hook(held)
+    first, second = (one.body["result"]["meta"]["timings_ms"] for one in asyncio.run(both()))
+    end = time.perf_counter()
+    hook.remove()
+
+    assert first["edit"] > 1000 * (passes[1] - passes[0])
+    assert second["queue"] > 1000 * (passes[1] - queued_at[0])
+    assert 1000 * (passes[3] - passes[2]) < second["edit"] < 1000 * (end - passes[1])
+
+
 def test_only_one_edit_runs_at_a_time(jobs: Jobs, host: ImageHost, editor: Editor) -> None:
     """One pipeline, one thread, however many jobs."""
     threads: set[int] = set()

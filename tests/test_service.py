@@ -222,9 +222,9 @@ def test_a_job_of_four_pictures_does_not_wait_for_its_own_threads(
     tiny_plus: Path, shared_bucket: LocalBucket, editor: Editor
 ) -> None:
     """There is one for each picture of each job on its way, and one to keep it."""
-    for prefetch in (0, 4):
-        service = assemble(settings_of(tiny_plus, shared_bucket, PREFETCH=str(prefetch)), editor)._service
-        assert service._io._max_workers >= 2 * 4 * (1 + prefetch)  # type: ignore[attr-defined]
+    for prefetch, jobs in (("0", 1), ("4", 5), ("auto", 5)):
+        service = assemble(settings_of(tiny_plus, shared_bucket, PREFETCH=prefetch), editor)._service
+        assert service._io._max_workers >= 2 * 4 * jobs  # type: ignore[attr-defined]
 
 
 def test_a_result_that_would_be_too_large_is_refused(

@@ -315,6 +315,18 @@ def test_ports_and_hosts_of_sources_are_lists(given: pytest.MonkeyPatch) -> None
     assert settings.hosts == HostList(("*.example.com",), ("bad.example.com",))
 
 
+def test_jobs_are_taken_ahead_by_themselves_or_by_number(given: pytest.MonkeyPatch) -> None:
+    """By default as many as the forecast lets in, up to what a number may be."""
+    default = load_settings()
+    given.setenv("PREFETCH", "0")
+    none = load_settings()
+    given.setenv("PREFETCH", "5")
+
+    assert (default.prefetch, default.slots) == ("auto", 5)
+    assert (none.prefetch, none.slots) == (0, 1)
+    assert "PREFETCH" in problems()
+
+
 def test_secrets_do_not_show(given: pytest.MonkeyPatch) -> None:
     """Neither in a repr nor in an error."""
     given.setenv("PREFETCH", "9")

@@ -14,6 +14,7 @@ from runpod.serverless.modules.rp_logger import RunPodLogger
 
 from handler import _log
 from qwen_worker import log as job_log
+from qwen_worker.forecast import Forecast
 from qwen_worker.intake import Intake
 from qwen_worker.job_api import Patience
 from qwen_worker.loop import Loop
@@ -54,6 +55,7 @@ if __name__ == "__main__":
     job_log.setup("DEBUG")
     patience = Patience(**json.loads(os.environ.get("PATIENCE", "{}")))
     if "PLAIN" not in os.environ:
-        rp_scale.JobScaler = lambda config: Loop(config, INTAKE, patience)
+        forecast = Forecast(float(os.environ.get("AHEAD_S", "inf")))
+        rp_scale.JobScaler = lambda config: Loop(config, INTAKE, forecast, patience)
         die_with_us()
     runpod.serverless.start({"handler": handler, "concurrency_modifier": lambda _current: 2})

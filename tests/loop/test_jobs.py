@@ -226,6 +226,18 @@ def test_jobs_at_the_same_time_do_not_mix(stack: Stack) -> None:
         )
 
 
+def test_the_stages_of_every_answer_add_up(stack: Stack) -> None:
+    """Of the jobs above too, those that waited for one another among them."""
+    for job_id in [stack.submit(said(stack, f"sum-{n}", num_images=2)) for n in range(2)]:
+        result_of(stack.finished(job_id))
+    done = [job.output["results"] for job in stack.api.jobs.values() if job.output and "results" in job.output]
+    times = [result["meta"]["timings_ms"] for results in done for result in results]
+
+    assert len(times) >= 4
+    for one in times:
+        assert sum(ms for stage, ms in one.items() if stage != "total") == pytest.approx(one["total"], rel=0.02)
+
+
 def test_the_log_is_json_and_tells_no_secret(stack: Stack) -> None:
     """After all the jobs above, at DEBUG: of the worker, and of RunPod's SDK."""
     result = result_of(stack.run(said(stack, "log")))

@@ -30,10 +30,11 @@ PAUSES = "job-take: the next question waits"
 class Echo:
     """Job API and worker. Use it as a context manager."""
 
-    def __init__(self, folder: Path, patience: dict[str, float] | None = None) -> None:
+    def __init__(self, folder: Path, patience: dict[str, float] | None = None, **more: str) -> None:
         self.api = LocalRunPod()
         self.log = folder / "echo.log"
         self._patience = patience or {}
+        self._more = more
 
     def __enter__(self) -> Self:
         self.api.__enter__()
@@ -53,6 +54,7 @@ class Echo:
             "PYTHONPATH": str(worker.ROOT),
             "PATIENCE": json.dumps(self._patience),
             **self.api.worker_environment(),
+            **self._more,
         }
         with self.log.open("a") as output:
             self.process = children.start(
@@ -242,6 +244,25 @@ def test_no_job_is_taken_while_the_intake_is_closed(echo: Echo) -> None:
 
     assert meanwhile == ("IN_QUEUE", 0)
     assert echo.ended(second) == ["COMPLETED"]
+
+
+def test_a_job_of_which_nothing_is_known_keeps_the_next_one_out_only_until_it_ends(tmp_path: Path) -> None:
+    """However it ends, and though nobody takes its answer: with PREFETCH=auto."""
+    with Echo(tmp_path, AHEAD_S="2") as echo:
+        stopped = echo.running(sleep=60)
+        second = echo.submit()
+        time.sleep(0.5)
+        meanwhile = echo.api.jobs[second].status
+        echo.cancel(stopped)
+        ended = echo.ended(second)
+        echo.api.done_fault = Fault(kind="hang", times=1)
+        waits, answers = echo.submit(), len(echo.api.done_times)
+        until(lambda: len(echo.api.done_times) > answers)
+        ended += echo.ended(echo.submit())
+
+        assert meanwhile == "IN_QUEUE"
+        assert ended == ["COMPLETED"] * 2
+        assert echo.api.jobs[waits].status == "IN_PROGRESS"
 
 
 def test_an_idle_worker_ends_at_once(patient: Echo) -> None:
