@@ -8,7 +8,7 @@ NO_SECRETS := '^(requirements\.lock|tests/data/ssrf_vectors\.json)$$'
 WORKERS := tests/loop tests/faults
 COMMITS := '"[0-9a-f]{40}"'
 
-.PHONY: setup demo serve test test-workers test-parts test-fast hostile faults soak mutants check format schema lock sbom clean
+.PHONY: setup demo serve model test test-workers test-parts test-fast bench hostile faults soak mutants check format schema lock sbom clean
 
 setup: $(SETUP)  ## the virtual environment in .venv
 
@@ -23,6 +23,9 @@ demo: $(SETUP)  ## one edit through RunPod's production loop, on this machine
 serve: $(SETUP)  ## RunPod's local HTTP API on the same parts
 	$(BIN)/python -m local.serve
 
+model: $(SETUP)  ## download the models that the environment names to where the worker looks; goes on where it broke off
+	$(BIN)/python -m qwen_worker.download
+
 test: $(SETUP)  ## the whole suite, in two halves at a time
 	$(MAKE) --jobs=2 --keep-going test-workers test-parts
 
@@ -34,6 +37,9 @@ test-parts: $(SETUP)
 
 test-fast: $(SETUP)  ## without the tests that start whole workers, edit at full size or wait for long
 	$(BIN)/python -m pytest -m "not slow"
+
+bench: $(SETUP)  ## measure what the README says of speed, without a GPU; leaves out/bench.json
+	$(BIN)/python -m bench
 
 hostile: $(SETUP)  ## attack the worker; leaves out/hostile.json
 	$(BIN)/python -m hostile
