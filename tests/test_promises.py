@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from bench.row import Row, table
 from local import schema_file
 from local.worker import ROOT
 from qwen_worker import errors, schema
@@ -95,6 +96,13 @@ def test_the_readme_lists_every_field() -> None:
     fields = [pair for kind in set(schema.INPUTS.values()) for pair in kind.model_fields.items()]
     for name, field in fields:
         assert re.search(rf"\| `{name}` \|[^|]*\| {re.escape(str(field.description))} \|", README), name
+
+
+def test_the_readme_shows_what_was_measured() -> None:
+    """The table of the run that is kept."""
+    kept = json.loads((ROOT / "bench" / "results" / "bench.json").read_text())
+
+    assert table([Row(**row) for row in kept["rows"]]) in README
 
 
 def test_the_readme_lists_every_model() -> None:
