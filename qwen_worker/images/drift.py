@@ -46,7 +46,7 @@ def measure(source: Image.Image, result: Image.Image) -> tuple[Drift | None, flo
         fit: the share of blocks that agree, 0 to 1.
     """
     size, factor = _compared(result.size)
-    before, after = (_relief(picture.resize(size, Image.Resampling.LANCZOS)) for picture in (source, result))
+    before, after = (_relief(_at(size, picture)) for picture in (source, result))
     corners, side = _blocks(before)
     points = corners + side / 2 - np.array(size) / 2
     moved, fit = np.zeros(3), 0.0
@@ -66,16 +66,20 @@ def undo(drift: Drift, image: Image.Image) -> Image.Image:
 def changed_share(source: Image.Image, result: Image.Image) -> float:
     """The share of pixels, 0 to 1, in which two pictures of the same size differ visibly."""
     size, _ = _compared(result.size)
-    before, after = (
-        np.asarray(picture.resize(size, Image.Resampling.LANCZOS), dtype=np.int16) for picture in (source, result)
-    )
-    return float((np.abs(before - after).max(axis=2) > CHANGED).mean())
+    before, after = (np.asarray(_at(size, picture)) for picture in (source, result))
+    alike = cv2.inRange(cv2.absdiff(before, after), (0, 0, 0), (CHANGED, CHANGED, CHANGED))
+    return (alike.size - cv2.countNonZero(alike)) / alike.size
 
 
 def _compared(size: Size) -> tuple[Size, float]:
     """The size at which pictures are compared, beside their own."""
     factor = min(1.0, (COMPARED_AREA / (size[0] * size[1])) ** 0.5)
     return (max(1, round(size[0] * factor)), max(1, round(size[1] * factor))), factor
+
+
+def _at(size: Size, picture: Image.Image) -> Image.Image:
+    """At its own size a picture is not touched."""
+    return picture if picture.size == size else picture.resize(size, Image.Resampling.LANCZOS)
 
 
 def _relief(image: Image.Image) -> np.ndarray:
@@ -100,9 +104,9 @@ def _blocks(picture: np.ndarray) -> tuple[np.ndarray, int]:
 
 def _is_corner(block: np.ndarray) -> bool:
     """Whether a block differs from itself a little aside, whichever way: the measure of Shi and Tomasi."""
-    right, down = cv2.Sobel(block, cv2.CV_32F, 1, 0), cv2.Sobel(block, cv2.CV_32F, 0, 1)
-    across = float((right * down).mean())
-    weak, strong = np.linalg.eigvalsh([[float((right**2).mean()), across], [across, float((down**2).mean())]])
+    right, down = cv2.Sobel(block, cv2.CV_32F, 1, 0).ravel(), cv2.Sobel(block, cv2.CV_32F, 0, 1).ravel()
+    sums = [[float(right @ right), float(right @ down)], [float(right @ down), float(down @ down)]]
+    weak, strong = np.linalg.eigvalsh(np.array(sums) / block.size)
     return bool(weak > max(CORNER[0], CORNER[1] * strong))
 
 
@@ -126,7 +130,7 @@ def _peak(likeness: np.ndarray) -> np.ndarray:
     """
     rows, columns = np.nonzero(likeness > NEARLY_BEST * likeness.max())
     centre = (np.array(likeness.shape) - 1) / 2
-    nearest = np.hypot(rows - centre[0], columns - centre[1]).argmin()
+    nearest = ((rows - centre[0]) ** 2 + (columns - centre[1]) ** 2).argmin()
     row, column = rows[nearest], columns[nearest]
     found = np.array([column, row], dtype=float)
     for axis, line, at in ((0, likeness[row], column), (1, likeness[:, column], row)):
@@ -152,9 +156,15 @@ def _agreed(points: np.ndarray, moves: np.ndarray) -> tuple[np.ndarray, float]:
     away = points[other] - points[one]
     growth = ((moves[other] - moves[one]) * away).sum(axis=1) / (away**2).sum(axis=1)
     shift = moves[one] - growth[:, None] * points[one]
-    off = moves[None] - shift[:, None] - growth[:, None, None] * points[None]
-    agree = (off**2).sum(axis=2) < AGREES**2
-    best = agree[agree.sum(axis=1).argmax()]
+    far = np.zeros((len(growth), len(points)))
+    for axis in (0, 1):
+        off = np.multiply.outer(growth, points[:, axis])
+        off += shift[:, axis, None]
+        off -= moves[:, axis]
+        off *= off
+        far += off
+    agree = far < AGREES**2
+    best = agree[np.count_nonzero(agree, axis=1).argmax()]
     # And all that agree with the best make the final one; a second time those of them that fit it best.
     rows = np.concatenate([np.tile(np.eye(2), (len(points), 1)), points.reshape(-1, 1)], axis=1)
     rows, said = rows.reshape(-1, 2, 3)[best], moves[best]
