@@ -28,6 +28,7 @@ AGREES = 1.0  # pixels beside what the map says
 MIN_BLOCKS = 6
 MIN_FIT = 0.5
 ROUNDS = 3  # each looks again from where the last map says
+NEAR = 4  # pixels: how far a block that agreed is looked for again; it is off by less than one
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,11 @@ def measure(source: Image.Image, result: Image.Image) -> tuple[Drift | None, flo
     before, after = (_relief(_at(size, picture)) for picture in (source, result))
     corners, side = _blocks(before)
     points = corners + side / 2 - np.array(size) / 2
-    moved, fit = np.zeros(3), 0.0
+    moved, agree = np.zeros(3), np.zeros(len(corners), dtype=bool)
     for _ in range(ROUNDS):
-        more, fit = _agreed(points, _moves(before, _moved_back(after, moved), corners, side))
+        more, agree = _agreed(points, _moves(before, _moved_back(after, moved), corners, side, agree))
         moved = moved + more
+    fit = float(agree.mean()) if len(agree) else 0.0
     if fit < MIN_FIT:
         return None, fit
     return Drift((float(moved[0] / factor), float(moved[1] / factor)), float(moved[2])), fit
@@ -110,16 +112,18 @@ def _is_corner(block: np.ndarray) -> bool:
     return bool(weak > max(CORNER[0], CORNER[1] * strong))
 
 
-def _moves(before: np.ndarray, after: np.ndarray, corners: np.ndarray, side: int) -> np.ndarray:
-    """Where each block went, N x 2 in pixels; NaN where it is not found again."""
+def _moves(before: np.ndarray, after: np.ndarray, corners: np.ndarray, side: int, near: np.ndarray) -> np.ndarray:
+    """Where each block went, N x 2 in pixels; NaN where it is not found again. `near`: those that are hardly off."""
     reach = round(side * REACH)
     wide = cv2.copyMakeBorder(after, reach, reach, reach, reach, cv2.BORDER_REFLECT_101)
     moves = np.full(corners.shape, np.nan)
     for number, (left, top) in enumerate(corners):
-        around = wide[top : top + side + 2 * reach, left : left + side + 2 * reach]
+        far = min(NEAR, reach) if near[number] else reach
+        x, y = left + reach - far, top + reach - far
+        around = wide[y : y + side + 2 * far, x : x + side + 2 * far]
         likeness = cv2.matchTemplate(around, before[top : top + side, left : left + side], cv2.TM_CCOEFF_NORMED)
         if likeness.max() > ALIKE:
-            moves[number] = _peak(likeness) - reach
+            moves[number] = _peak(likeness) - far
     return moves
 
 
@@ -140,17 +144,17 @@ def _peak(likeness: np.ndarray) -> np.ndarray:
     return found
 
 
-def _agreed(points: np.ndarray, moves: np.ndarray) -> tuple[np.ndarray, float]:
-    """The map (shift x, shift y, growth) that most of the blocks agree with, and their share.
+def _agreed(points: np.ndarray, moves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The map (shift x, shift y, growth) that most of the blocks agree with, and which of all do.
 
     Args:
         points: N x 2, from the centre of the picture.
         moves: N x 2, NaN for a block that was not found.
     """
-    found = ~np.isnan(moves[:, 0])
-    points, moves, total = points[found], moves[found], len(points)
+    agreeing = ~np.isnan(moves[:, 0])
+    points, moves = points[agreeing], moves[agreeing]
     if len(points) < MIN_BLOCKS:
-        return np.zeros(3), 0.0
+        return np.zeros(3), np.zeros_like(agreeing)
     # Each two blocks make a map.
     one, other = np.triu_indices(len(points), 1)
     away = points[other] - points[one]
@@ -165,13 +169,14 @@ def _agreed(points: np.ndarray, moves: np.ndarray) -> tuple[np.ndarray, float]:
         far += off
     agree = far < AGREES**2
     best = agree[np.count_nonzero(agree, axis=1).argmax()]
+    agreeing[agreeing] = best
     # And all that agree with the best make the final one; a second time those of them that fit it best.
     rows = np.concatenate([np.tile(np.eye(2), (len(points), 1)), points.reshape(-1, 1)], axis=1)
     rows, said = rows.reshape(-1, 2, 3)[best], moves[best]
     found = _solved(rows, said)
     rest = ((rows @ found - said) ** 2).sum(axis=1)
     close = rest <= np.median(rest)
-    return _solved(rows[close], said[close]), float(best.sum() / total)
+    return _solved(rows[close], said[close]), agreeing
 
 
 def _solved(rows: np.ndarray, said: np.ndarray) -> np.ndarray:

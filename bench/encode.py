@@ -1,0 +1,208 @@
+"""What it costs to write a result, and how large it gets.
+
+    python -m bench.encode        writes bench/results/encode.json
+
+Each encoder that was to be chosen from, on pictures like those that models make and on flat art: computing time of
+the process and wall time (the median of `ROUNDS`, by turns with the plain form), bytes beside its file, whether
+the pixels are the same, and whether other threads can run meanwhile.
+"""
+
+import io
+import json
+import os
+import platform
+import statistics
+import threading
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image, features
+from zlib_ng import zlib_ng
+
+from bench.pictures import poster, real_looking
+from bench.row import Row, spread
+from qwen_worker.images.encode import encode
+
+OUT = Path(__file__).parent / "results" / "encode.json"
+ROUNDS = 5
+QUALITY = 95  # the worker's default
+COUNTING_S = 0.5
+PLAIN = "Pillow's default"
+OURS = "this worker's"
+GOAL = "<= 6 % of the time at <= +7 %, same pixels"
+
+Encoder = Callable[[Image.Image], bytes]
+
+
+def pillow(kind: str, **options: int) -> Encoder:
+    """Image.save with these options."""
+
+    def encoded(image: Image.Image) -> bytes:
+        file = io.BytesIO()
+        image.save(file, kind, **options)
+        return file.getvalue()
+
+    return encoded
+
+
+def opencv(kind: str, *options: int) -> Encoder:
+    """cv2.imencode with these options."""
+
+    def encoded(image: Image.Image) -> bytes:
+        _, data = cv2.imencode(kind, cv2.cvtColor(np.asarray(image), cv2.COLOR_RGB2BGR), options)
+        return data.tobytes()
+
+    return encoded
+
+
+PNG: dict[str, Encoder] = {
+    PLAIN: pillow("PNG"),
+    OURS: lambda image: encode(image, "png", QUALITY).data,
+    "Pillow, level 1": pillow("PNG", compress_level=1),
+    "Pillow, level 1, runs": pillow("PNG", compress_level=1, compress_type=zlib.Z_RLE),
+    "Pillow, level 1, frequencies": pillow("PNG", compress_level=1, compress_type=zlib.Z_HUFFMAN_ONLY),
+    "OpenCV's default": opencv(".png"),
+    "OpenCV, all filters, runs": opencv(
+        ".png", cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_ALL_FILTERS, cv2.IMWRITE_PNG_STRATEGY, zlib.Z_RLE
+    ),
+}  # fmt: skip
+LOSSY: dict[str, Encoder] = {
+    "jpeg, " + PLAIN: pillow("JPEG", quality=QUALITY, subsampling=0),
+    "jpeg, " + OURS: lambda image: encode(image, "jpeg", QUALITY).data,
+    "webp, " + OURS: lambda image: encode(image, "webp", QUALITY).data,
+    **{f"webp, Pillow, method {method}": pillow("WEBP", quality=QUALITY, method=method) for method in range(5)},
+    **{
+        f"webp of quality 75, Pillow, method {method}": pillow("WEBP", quality=75, method=method) for method in range(5)
+    },
+}
+
+
+def timed(encoder: Encoder, image: Image.Image) -> tuple[float, float]:
+    """Milliseconds of computing and of wall time."""
+    computing, wall = time.process_time(), time.perf_counter()
+    encoder(image)
+    return (time.process_time() - computing) * 1000, (time.perf_counter() - wall) * 1000
+
+
+def measure(encoders: dict[str, Encoder], image: Image.Image) -> dict[str, Any]:
+    """Of each: times, bytes, and how near the pixels are; the first is what the others are compared with."""
+    files = {name: encoder(image) for name, encoder in encoders.items()}
+    rounds = [[timed(encoder, image) for encoder in encoders.values()] for _ in range(ROUNDS)]
+    first, *_ = files.values()
+    found = {}
+    for number, (name, file) in enumerate(files.items()):
+        computing, wall = zip(*(times[number] for times in rounds), strict=True)
+        plain = statistics.median(times[0][0] for times in rounds)
+        found[name] = {
+            "cpu_ms": spread(computing),
+            "wall_ms": spread(wall),
+            "cpu_percent": round(100 * statistics.median(computing) / plain, 1),
+            "bytes": len(file),
+            "size_percent": round(100 * (len(file) / len(first) - 1), 1),
+            "psnr_db": nearness(image, file),
+        }
+    return found
+
+
+def nearness(image: Image.Image, file: bytes) -> float | None:
+    """PSNR; None if every pixel is the same."""
+    error = np.asarray(image).astype(int) - np.asarray(Image.open(io.BytesIO(file)).convert("RGB"))
+    return round(float(10 * np.log10(255**2 / np.mean(error**2))), 2) if error.any() else None
+
+
+def left_to_others(encoder: Encoder, image: Image.Image) -> float:
+    """How fast another thread of Python counts while this one encodes, in percent of when it only waits.
+
+    With two processors or more: 100 if the encoder never keeps the interpreter's lock.
+    """
+    alone = _counted(lambda: time.sleep(COUNTING_S))
+    end = time.perf_counter() + COUNTING_S
+
+    def often() -> None:
+        while time.perf_counter() < end:
+            encoder(image)
+
+    return round(100 * _counted(often) / alone, 1)
+
+
+def _counted(work: Callable[[], None]) -> float:
+    """How far a thread counts a second, of its own computing time if it gets any, while `work` is done."""
+    done, count = threading.Event(), 0
+
+    def counting() -> None:
+        nonlocal count
+        while not done.is_set():
+            count += 1
+
+    thread = threading.Thread(target=counting)
+    begin = time.perf_counter()
+    thread.start()
+    work()
+    done.set()
+    seconds = time.perf_counter() - begin
+    thread.join()
+    return count / seconds
+
+
+def results() -> dict[str, Any]:
+    """Everything, as the file has it."""
+    pictures = real_looking()
+    flat = poster()
+    one = next(iter(pictures.values()))
+    return {
+        "png": {name: measure(PNG, image) for name, image in {**pictures, "poster": flat}.items()},
+        "lossy": {name: measure(LOSSY, image) for name, image in {**pictures, "poster": flat}.items()},
+        "left_to_other_threads_percent": {
+            name: left_to_others(encoder, one) for name, encoder in {**PNG, **LOSSY}.items()
+        },
+    }
+
+
+def rows() -> list[Row]:
+    """One: the worst over the pictures that look real."""
+    found = results()
+    ours = {name: table[OURS] for name, table in found["png"].items()}
+    real = [one for name, one in ours.items() if name != "poster"]
+    time_, size = max(one["cpu_percent"] for one in real), max(one["size_percent"] for one in real)
+    same = all(one["psnr_db"] is None for one in ours.values())
+    passed = time_ <= 6 and size <= 7 and same
+    mine = [one["cpu_ms"]["median"] for one in real]
+    theirs = [table[PLAIN]["cpu_ms"]["median"] for name, table in found["png"].items() if name != "poster"]
+    return [
+        Row(
+            what="PNG of a result, 1024 x 1024 to 1664 x 928, computing time and size, the worst of four pictures",
+            goal=GOAL,
+            plain=f"{min(theirs):.0f} to {max(theirs):.0f} ms",
+            ours=f"{time_:.1f} % ({min(mine):.0f} to {max(mine):.0f} ms) at {size:+.1f} %",
+            passed=passed,
+            figures=found,
+        )
+    ]
+
+
+def main() -> None:
+    """Measure, print the row, and write the file."""
+    measured = rows()
+    for row in measured:
+        print("PASS" if row.passed else "FAIL", row.what, row.goal, row.plain, row.ours, row.why, sep=" | ")
+    setting = {
+        "command": "python -m bench.encode",
+        "rounds": ROUNDS,
+        "quality": QUALITY,
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "pillow": features.version("pil"),
+        "opencv": cv2.__version__,
+        "zlib_ng": zlib_ng.ZLIBNG_VERSION,
+        "numpy": np.__version__,
+    }
+    OUT.write_text(json.dumps({"setting": setting, **measured[0].figures}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
