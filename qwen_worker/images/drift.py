@@ -5,6 +5,7 @@ from a crowd of witnesses: each block of the source is looked for in the result,
 agree with is taken. Brightness and contrast are taken out first: an edit may change them everywhere.
 """
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -25,6 +26,7 @@ CORNER = (0.001, 0.05)  # least contrast along the weaker direction: absolute, a
 ALIKE = 0.5  # correlation from which a block counts as found
 NEARLY_BEST = 0.95  # of the best correlation: what may be the right place too
 AGREES = 1.0  # pixels beside what the map says
+MAPS = 256  # that are tried at a time
 MIN_BLOCKS = 6
 MIN_FIT = 0.5
 ROUNDS = 3  # each looks again from where the last map says
@@ -107,8 +109,11 @@ def _blocks(picture: np.ndarray) -> tuple[np.ndarray, int]:
 def _is_corner(block: np.ndarray) -> bool:
     """Whether a block differs from itself a little aside, whichever way: the measure of Shi and Tomasi."""
     right, down = cv2.Sobel(block, cv2.CV_32F, 1, 0).ravel(), cv2.Sobel(block, cv2.CV_32F, 0, 1).ravel()
-    sums = [[float(right @ right), float(right @ down)], [float(right @ down), float(down @ down)]]
-    weak, strong = np.linalg.eigvalsh(np.array(sums) / block.size)
+    pairs = (right, right), (down, down), (right, down)
+    across, along, both = (float(one @ two) / block.size for one, two in pairs)
+    # The eigenvalues of [[across, both], [both, along]].
+    mean, apart = (across + along) / 2, math.hypot((across - along) / 2, both)
+    weak, strong = mean - apart, mean + apart
     return bool(weak > max(CORNER[0], CORNER[1] * strong))
 
 
@@ -155,20 +160,7 @@ def _agreed(points: np.ndarray, moves: np.ndarray) -> tuple[np.ndarray, np.ndarr
     points, moves = points[agreeing], moves[agreeing]
     if len(points) < MIN_BLOCKS:
         return np.zeros(3), np.zeros_like(agreeing)
-    # Each two blocks make a map.
-    one, other = np.triu_indices(len(points), 1)
-    away = points[other] - points[one]
-    growth = ((moves[other] - moves[one]) * away).sum(axis=1) / (away**2).sum(axis=1)
-    shift = moves[one] - growth[:, None] * points[one]
-    far = np.zeros((len(growth), len(points)))
-    for axis in (0, 1):
-        off = np.multiply.outer(growth, points[:, axis])
-        off += shift[:, axis, None]
-        off -= moves[:, axis]
-        off *= off
-        far += off
-    agree = far < AGREES**2
-    best = agree[np.count_nonzero(agree, axis=1).argmax()]
+    best = _most(points, moves)
     agreeing[agreeing] = best
     # And all that agree with the best make the final one; a second time those of them that fit it best.
     rows = np.concatenate([np.tile(np.eye(2), (len(points), 1)), points.reshape(-1, 1)], axis=1)
@@ -179,6 +171,31 @@ def _agreed(points: np.ndarray, moves: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return _solved(rows[close], said[close]), agreeing
 
 
+def _most(points: np.ndarray, moves: np.ndarray) -> np.ndarray:
+    """Which blocks agree with the first of those maps that most agree with; each two blocks make a map."""
+    one, other = np.triu_indices(len(points), 1)
+    away = points[other] - points[one]
+    growth = ((moves[other] - moves[one]) * away).sum(axis=1) / (away**2).sum(axis=1)
+    shift = moves[one] - growth[:, None] * points[one]
+    best = np.zeros(len(points), dtype=bool)
+    for at in range(0, len(growth), MAPS):
+        part = slice(at, at + MAPS)
+        far = np.zeros((len(growth[part]), len(points)))
+        for axis in (0, 1):
+            off = np.multiply.outer(growth[part], points[:, axis])
+            off += shift[part, axis, None]
+            off -= moves[:, axis]
+            off *= off
+            far += off
+        agree = far < AGREES**2
+        found = agree[np.count_nonzero(agree, axis=1).argmax()]
+        if found.sum() > best.sum():
+            best = found
+        if best.all():
+            break
+    return best
+
+
 def _solved(rows: np.ndarray, said: np.ndarray) -> np.ndarray:
     """By least squares: the map whose equations are `rows` (N x 2 x 3) and `said` (N x 2)."""
     found: np.ndarray = np.linalg.lstsq(rows.reshape(-1, 3), said.reshape(-1), rcond=None)[0]
@@ -187,6 +204,8 @@ def _solved(rows: np.ndarray, said: np.ndarray) -> np.ndarray:
 
 def _moved_back(pixels: np.ndarray, moved: np.ndarray) -> np.ndarray:
     """The picture with what is found at p + shift + growth * (p - centre) brought back to p."""
+    if not moved.any():
+        return pixels
     height, width = pixels.shape[:2]
     centre = np.array([width - 1, height - 1]) / 2  # OpenCV counts from the middle of the first pixel
     growth = 1 + moved[2]
