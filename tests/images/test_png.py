@@ -62,13 +62,13 @@ def chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 def test_the_file_is_as_the_standard_has_it() -> None:
     """Eight bits of red, green and blue; whole, and nothing besides. The stream says of itself that it is intact."""
-    data = png.encode(picture("half flat", (333, 777)))
+    data = png.encode(picture("half flat", LARGE))
     parts = dict(chunks(data))
 
     assert data.startswith(b"\x89PNG\r\n\x1a\n")
     assert list(parts) == [b"IHDR", b"IDAT", b"IEND"]
-    assert parts[b"IHDR"] == struct.pack(">II5B", 333, 777, 8, 2, 0, 0, 0)
-    assert len(zlib.decompress(parts[b"IDAT"])) == 777 * (3 * 333 + 1)
+    assert parts[b"IHDR"] == struct.pack(">II5B", *LARGE, 8, 2, 0, 0, 0)
+    assert len(zlib.decompress(parts[b"IDAT"])) == LARGE[1] * (3 * LARGE[0] + 1)
 
 
 def test_files_are_small() -> None:
