@@ -40,7 +40,8 @@ class Prepared:
         """The result, how it lies on its source if it has one, and what is to be said of it."""
         if not request.images:
             return deliver_new(self.plan, made), None, ()
-        delivery = deliver(request, self.plan, self.originals[request.size_from].image, self.mask, made)
+        source, reference = self.originals[request.size_from].image, self.references[request.size_from]
+        delivery = deliver(request, self.plan, source, self.mask, made, reference)
         return delivery.image, delivery.geometry, delivery.warnings
 
 

@@ -22,7 +22,12 @@ class Delivery:
 
 
 def deliver(
-    request: ImageRequest, plan: Plan, source: Image.Image, mask: Image.Image | None, made: Image.Image
+    request: ImageRequest,
+    plan: Plan,
+    source: Image.Image,
+    mask: Image.Image | None,
+    made: Image.Image,
+    reference: Image.Image | None = None,
 ) -> Delivery:
     """Bring what the model made to the size that was asked for, and compare it with its source.
 
@@ -32,13 +37,14 @@ def deliver(
         source: upright, the one that set the size.
         mask: of the delivered picture, if there is one.
         made: the canvas.
+        reference: the source on its canvas, if it is there already: it saves time, and changes nothing.
     """
     content = plan.target.cut(made)
     if not plan.keeps_frame:
         told = ("align: the result has another shape than the source, nothing was undone",) if request.align else ()
         geometry = Geometry(source=source.size, generated=made.size)
         return Delivery(_resized(content, plan.delivered), geometry, told)
-    before = _resized(source, content.size)
+    before = plan.reference.cut(reference) if reference else _resized(source, content.size)
     found, fit = drift.measure(before, content)
     warnings = []
     if request.align and found:

@@ -5,6 +5,7 @@ from a crowd of witnesses: each block of the source is looked for in the result,
 agree with is taken. Brightness and contrast are taken out first: an edit may change them everywhere.
 """
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -25,9 +26,11 @@ CORNER = (0.001, 0.05)  # least contrast along the weaker direction: absolute, a
 ALIKE = 0.5  # correlation from which a block counts as found
 NEARLY_BEST = 0.95  # of the best correlation: what may be the right place too
 AGREES = 1.0  # pixels beside what the map says
+MAPS = 256  # that are tried at a time
 MIN_BLOCKS = 6
 MIN_FIT = 0.5
 ROUNDS = 3  # each looks again from where the last map says
+NEAR = 4  # pixels: how far a block that agreed is looked for again; it is off by less than one
 
 
 @dataclass(frozen=True)
@@ -46,13 +49,14 @@ def measure(source: Image.Image, result: Image.Image) -> tuple[Drift | None, flo
         fit: the share of blocks that agree, 0 to 1.
     """
     size, factor = _compared(result.size)
-    before, after = (_relief(picture.resize(size, Image.Resampling.LANCZOS)) for picture in (source, result))
+    before, after = (_relief(_at(size, picture)) for picture in (source, result))
     corners, side = _blocks(before)
     points = corners + side / 2 - np.array(size) / 2
-    moved, fit = np.zeros(3), 0.0
+    moved, agree = np.zeros(3), np.zeros(len(corners), dtype=bool)
     for _ in range(ROUNDS):
-        more, fit = _agreed(points, _moves(before, _moved_back(after, moved), corners, side))
+        more, agree = _agreed(points, _moves(before, _moved_back(after, moved), corners, side, agree))
         moved = moved + more
+    fit = float(agree.mean()) if len(agree) else 0.0
     if fit < MIN_FIT:
         return None, fit
     return Drift((float(moved[0] / factor), float(moved[1] / factor)), float(moved[2])), fit
@@ -66,16 +70,20 @@ def undo(drift: Drift, image: Image.Image) -> Image.Image:
 def changed_share(source: Image.Image, result: Image.Image) -> float:
     """The share of pixels, 0 to 1, in which two pictures of the same size differ visibly."""
     size, _ = _compared(result.size)
-    before, after = (
-        np.asarray(picture.resize(size, Image.Resampling.LANCZOS), dtype=np.int16) for picture in (source, result)
-    )
-    return float((np.abs(before - after).max(axis=2) > CHANGED).mean())
+    before, after = (np.asarray(_at(size, picture)) for picture in (source, result))
+    alike = cv2.inRange(cv2.absdiff(before, after), (0, 0, 0), (CHANGED, CHANGED, CHANGED))
+    return (alike.size - cv2.countNonZero(alike)) / alike.size
 
 
 def _compared(size: Size) -> tuple[Size, float]:
     """The size at which pictures are compared, beside their own."""
     factor = min(1.0, (COMPARED_AREA / (size[0] * size[1])) ** 0.5)
     return (max(1, round(size[0] * factor)), max(1, round(size[1] * factor))), factor
+
+
+def _at(size: Size, picture: Image.Image) -> Image.Image:
+    """At its own size a picture is not touched."""
+    return picture if picture.size == size else picture.resize(size, Image.Resampling.LANCZOS)
 
 
 def _relief(image: Image.Image) -> np.ndarray:
@@ -100,22 +108,27 @@ def _blocks(picture: np.ndarray) -> tuple[np.ndarray, int]:
 
 def _is_corner(block: np.ndarray) -> bool:
     """Whether a block differs from itself a little aside, whichever way: the measure of Shi and Tomasi."""
-    right, down = cv2.Sobel(block, cv2.CV_32F, 1, 0), cv2.Sobel(block, cv2.CV_32F, 0, 1)
-    across = float((right * down).mean())
-    weak, strong = np.linalg.eigvalsh([[float((right**2).mean()), across], [across, float((down**2).mean())]])
+    right, down = cv2.Sobel(block, cv2.CV_32F, 1, 0).ravel(), cv2.Sobel(block, cv2.CV_32F, 0, 1).ravel()
+    pairs = (right, right), (down, down), (right, down)
+    across, along, both = (float(one @ two) / block.size for one, two in pairs)
+    # The eigenvalues of [[across, both], [both, along]].
+    mean, apart = (across + along) / 2, math.hypot((across - along) / 2, both)
+    weak, strong = mean - apart, mean + apart
     return bool(weak > max(CORNER[0], CORNER[1] * strong))
 
 
-def _moves(before: np.ndarray, after: np.ndarray, corners: np.ndarray, side: int) -> np.ndarray:
-    """Where each block went, N x 2 in pixels; NaN where it is not found again."""
+def _moves(before: np.ndarray, after: np.ndarray, corners: np.ndarray, side: int, near: np.ndarray) -> np.ndarray:
+    """Where each block went, N x 2 in pixels; NaN where it is not found again. `near`: those that are hardly off."""
     reach = round(side * REACH)
     wide = cv2.copyMakeBorder(after, reach, reach, reach, reach, cv2.BORDER_REFLECT_101)
     moves = np.full(corners.shape, np.nan)
     for number, (left, top) in enumerate(corners):
-        around = wide[top : top + side + 2 * reach, left : left + side + 2 * reach]
+        far = min(NEAR, reach) if near[number] else reach
+        x, y = left + reach - far, top + reach - far
+        around = wide[y : y + side + 2 * far, x : x + side + 2 * far]
         likeness = cv2.matchTemplate(around, before[top : top + side, left : left + side], cv2.TM_CCOEFF_NORMED)
         if likeness.max() > ALIKE:
-            moves[number] = _peak(likeness) - reach
+            moves[number] = _peak(likeness) - far
     return moves
 
 
@@ -126,7 +139,7 @@ def _peak(likeness: np.ndarray) -> np.ndarray:
     """
     rows, columns = np.nonzero(likeness > NEARLY_BEST * likeness.max())
     centre = (np.array(likeness.shape) - 1) / 2
-    nearest = np.hypot(rows - centre[0], columns - centre[1]).argmin()
+    nearest = ((rows - centre[0]) ** 2 + (columns - centre[1]) ** 2).argmin()
     row, column = rows[nearest], columns[nearest]
     found = np.array([column, row], dtype=float)
     for axis, line, at in ((0, likeness[row], column), (1, likeness[:, column], row)):
@@ -136,32 +149,51 @@ def _peak(likeness: np.ndarray) -> np.ndarray:
     return found
 
 
-def _agreed(points: np.ndarray, moves: np.ndarray) -> tuple[np.ndarray, float]:
-    """The map (shift x, shift y, growth) that most of the blocks agree with, and their share.
+def _agreed(points: np.ndarray, moves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The map (shift x, shift y, growth) that most of the blocks agree with, and which of all do.
 
     Args:
         points: N x 2, from the centre of the picture.
         moves: N x 2, NaN for a block that was not found.
     """
-    found = ~np.isnan(moves[:, 0])
-    points, moves, total = points[found], moves[found], len(points)
+    agreeing = ~np.isnan(moves[:, 0])
+    points, moves = points[agreeing], moves[agreeing]
     if len(points) < MIN_BLOCKS:
-        return np.zeros(3), 0.0
-    # Each two blocks make a map.
-    one, other = np.triu_indices(len(points), 1)
-    away = points[other] - points[one]
-    growth = ((moves[other] - moves[one]) * away).sum(axis=1) / (away**2).sum(axis=1)
-    shift = moves[one] - growth[:, None] * points[one]
-    off = moves[None] - shift[:, None] - growth[:, None, None] * points[None]
-    agree = (off**2).sum(axis=2) < AGREES**2
-    best = agree[agree.sum(axis=1).argmax()]
+        return np.zeros(3), np.zeros_like(agreeing)
+    best = _most(points, moves)
+    agreeing[agreeing] = best
     # And all that agree with the best make the final one; a second time those of them that fit it best.
     rows = np.concatenate([np.tile(np.eye(2), (len(points), 1)), points.reshape(-1, 1)], axis=1)
     rows, said = rows.reshape(-1, 2, 3)[best], moves[best]
     found = _solved(rows, said)
     rest = ((rows @ found - said) ** 2).sum(axis=1)
     close = rest <= np.median(rest)
-    return _solved(rows[close], said[close]), float(best.sum() / total)
+    return _solved(rows[close], said[close]), agreeing
+
+
+def _most(points: np.ndarray, moves: np.ndarray) -> np.ndarray:
+    """Which blocks agree with the first of those maps that most agree with; each two blocks make a map."""
+    one, other = np.triu_indices(len(points), 1)
+    away = points[other] - points[one]
+    growth = ((moves[other] - moves[one]) * away).sum(axis=1) / (away**2).sum(axis=1)
+    shift = moves[one] - growth[:, None] * points[one]
+    best = np.zeros(len(points), dtype=bool)
+    for at in range(0, len(growth), MAPS):
+        part = slice(at, at + MAPS)
+        far = np.zeros((len(growth[part]), len(points)))
+        for axis in (0, 1):
+            off = np.multiply.outer(growth[part], points[:, axis])
+            off += shift[part, axis, None]
+            off -= moves[:, axis]
+            off *= off
+            far += off
+        agree = far < AGREES**2
+        found = agree[np.count_nonzero(agree, axis=1).argmax()]
+        if found.sum() > best.sum():
+            best = found
+        if best.all():
+            break
+    return best
 
 
 def _solved(rows: np.ndarray, said: np.ndarray) -> np.ndarray:
@@ -172,6 +204,8 @@ def _solved(rows: np.ndarray, said: np.ndarray) -> np.ndarray:
 
 def _moved_back(pixels: np.ndarray, moved: np.ndarray) -> np.ndarray:
     """The picture with what is found at p + shift + growth * (p - centre) brought back to p."""
+    if not moved.any():
+        return pixels
     height, width = pixels.shape[:2]
     centre = np.array([width - 1, height - 1]) / 2  # OpenCV counts from the middle of the first pixel
     growth = 1 + moved[2]

@@ -44,7 +44,10 @@ class Placement:
 
     def prepare(self, image: Image.Image, resample: Image.Resampling = Image.Resampling.LANCZOS) -> Image.Image:
         """Bring a picture onto the canvas; what is left over at the edges repeats them."""
-        content = np.asarray(image.resize(self.content, resample))
+        resized = image.resize(self.content, resample)
+        if self.content == self.canvas:
+            return resized
+        content = np.asarray(resized)
         (left, top), (width, height) = self.offset, self.canvas
         sides = [(top, height - top - self.content[1]), (left, width - left - self.content[0])]
         return Image.fromarray(np.pad(content, sides + [(0, 0)] * (content.ndim - 2), mode="edge"))

@@ -149,3 +149,16 @@ def test_below_a_mask_lies_the_source_itself() -> None:
 
     assert done.geometry.aligned
     assert (np.asarray(done.image)[outside] == np.asarray(source)[outside]).all()
+
+
+@pytest.mark.parametrize("fields", [{}, {"size": "native", "align": True}])
+def test_a_reference_that_is_there_already_changes_nothing(fields: dict[str, Any]) -> None:
+    """It is what the source would be brought to anyway."""
+    source, request = scene(*SOURCE), asked(**fields)
+    chosen = planned(request)
+    reference = chosen.reference.prepare(source)
+    made = moved(reference, 3.0, 2.0, 0.0)
+    without, given = (deliver(request, chosen, source, None, made, *more) for more in ((), (reference,)))
+
+    assert given.geometry == without.geometry
+    assert given.image.tobytes() == without.image.tobytes()

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
+from qwen_worker.errors import ModelError
 from qwen_worker.images.decode import decode
 from qwen_worker.images.encode import encode, largest
 from qwen_worker.schema import OutputFormat, Size
@@ -71,6 +72,18 @@ def test_quality_is_obeyed(output_format: OutputFormat) -> None:
     assert sizes[0] < sizes[2] / 2
 
 
+@pytest.mark.parametrize(("quality", "subsampling"), [(1, 2), (89, 2), (90, 0), (100, 0)])
+def test_a_jpeg_is_pillows(quality: int, subsampling: int) -> None:
+    """Byte for byte, with the same colours, and with all of them from quality 90 on."""
+    assert encode(photo(), "jpeg", quality).data == file_of(photo(), "JPEG", quality=quality, subsampling=subsampling)
+
+
+def test_a_picture_that_its_format_cannot_hold_is_no_file() -> None:
+    """Of a JPEG's sides."""
+    with pytest.raises(ModelError):
+        encode(Image.new("RGB", (65501, 1)), "jpeg", 95)
+
+
 @pytest.mark.parametrize("size", [(512, 512), (257, 256), (1, 1), (1000, 17), (9, 700)])
 @pytest.mark.parametrize("kind", ["noise", "black and white", "checkered"])
 def test_no_file_is_larger_than_its_bound(size: Size, kind: str) -> None:
@@ -81,7 +94,11 @@ def test_no_file_is_larger_than_its_bound(size: Size, kind: str) -> None:
         pixels = (pixels > 127).astype(np.uint8) * np.uint8(255)
     elif kind == "checkered":
         pixels[:] = (np.indices((height, width)).sum(0) % 2 * 255)[..., None]
-    formats: list[tuple[OutputFormat, list[int]]] = [("png", [95]), ("jpeg", [1, 89, 90, 100]), ("webp", [1, 100])]
+    formats: list[tuple[OutputFormat, list[int]]] = [
+        ("png", [95]),
+        ("jpeg", [1, 89, 90, 100]),
+        ("webp", [1, 89, 98, 100]),
+    ]
     for name, qualities in formats:
         for quality in qualities:
             assert len(encode(Image.fromarray(pixels), name, quality).data) <= largest(size, name, quality)
