@@ -15,6 +15,7 @@ from qwen_worker.request import ImageRequest
 #: Seconds of GPU time that may be left when the next job is taken: for taking it, its sources, the bucket and decoding.
 #: In bench.throughput, 250 ms from a host and for a write, those take 0.8 s, and 1.0 is enough; many hosts are slower.
 AHEAD_S = 2.0
+BEFORE_THE_GPU = {"validate", "fetch", "lookup"}
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,12 @@ class _Turn:
 class _Job:
     """What is known of one: before its request is understood, nothing.
 
-    `images` are those not made yet, `steps` those of each, `passes` those of a step through the transformer.
+    `since` is when it was taken. `images` are those not made yet, `steps` those of each, `passes` those of a step
+    through the transformer.
     """
 
+    since: float
+    is_on_its_way: bool = True  # to the GPU: it waits for a host or the bucket
     images: int = 1
     steps: float = math.inf
     passes: int = 1
@@ -56,7 +60,7 @@ class Forecast:
 
     def take(self, job_id: str) -> None:
         """The worker has it from now on; until more is known, it may take for ever."""
-        self._jobs[job_id] = _Job()
+        self._jobs[job_id] = _Job(self._now())
 
     def drop(self, job_id: str) -> None:
         """The worker has it no more, however it ended."""
@@ -64,9 +68,11 @@ class Forecast:
 
     def expect(self, job_id: str, request: ImageRequest) -> None:
         """What a job asks for. Of one that was not taken nothing is kept."""
-        if job_id in self._jobs:
-            passes = 2 if request.true_cfg_scale > 1 else 1
-            self._jobs[job_id] = _Job(request.num_images, request.num_inference_steps, passes)
+        if job := self._jobs.get(job_id):
+            steps = request.num_inference_steps
+            job.images, job.passes = request.num_images, 2 if request.true_cfg_scale > 1 else 1
+            # It evaluates the model twice in each step but the last.
+            job.steps = 2 * steps - 1 if request.scheduler == "FlowMatchHeun" else steps
 
     def hear(self, job_id: str, news: dict[str, Any]) -> None:
         """A stage of it begins, or a step is done: the news of a Stopwatch."""
@@ -77,7 +83,9 @@ class Forecast:
         if "step" in news:
             if turn:
                 job.turn = replace(turn, last=now, done=news["step"], steps=news["steps"])
-        elif news["stage"] == "edit":
+            return
+        job.is_on_its_way = news["stage"] in BEFORE_THE_GPU
+        if news["stage"] == "edit":
             job.turn = _Turn(now, now, 0, 0)
         elif turn:
             job.turn, job.images = None, news["images"] - news["image"]
@@ -97,6 +105,9 @@ class Forecast:
 
     def _left(self, job: _Job) -> float:
         turn = job.turn
+        if job.is_on_its_way and self._now() - job.since > self._ahead_s:
+            # Others may be done before it: a slow host keeps nobody from the GPU.
+            return 0.0
         waiting = job.images - 1 if turn else job.images
         one = job.steps * job.passes * self._pass_s
         left = waiting * one if waiting else 0.0

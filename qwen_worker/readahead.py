@@ -75,7 +75,7 @@ class ReadAhead:
         try:
             while piece := self._next():
                 self._count(_read(*piece, buffer))
-        except OSError as error:
+        except (OSError, ValueError) as error:
             self._stopped = f"{type(error).__name__}: {error}"
 
     def _next(self) -> tuple[Path, int] | None:

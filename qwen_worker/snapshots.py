@@ -17,7 +17,8 @@ FILES = ("*.json", "*.txt", "*.jinja", "*.safetensors")
 TEXT_TO_IMAGE_FILES = ("model_index.json", "scheduler/*.json", "transformer/*.json", "transformer/*.safetensors")
 # Folders of the networks of a model, in the order in which they are loaded.
 NETWORKS = ("transformer", "vae", "text_encoder")
-VOCABULARIES = ({"tokenizer.json"}, {"vocab.json", "merges.txt"})
+# Without its configuration a tokenizer does not know the marks of pictures.
+VOCABULARIES = ({"tokenizer.json", "tokenizer_config.json"}, {"vocab.json", "merges.txt", "tokenizer_config.json"})
 # Folders of the other parts → what must lie in one, in any of these sets.
 SMALL_PARTS: dict[str, Sequence[set[str]]] = {
     "scheduler": ({"scheduler_config.json"},),
@@ -111,9 +112,14 @@ def _has_files(snapshot: Path, listed: dict[str, int], patterns: Sequence[str]) 
 
 def _has_every_part(snapshot: Path, patterns: Sequence[str]) -> bool:
     index = _json(snapshot / "model_index.json")
-    parts = [name for name, said in index.items() if isinstance(said, list) and all(said)]
+    # A part is named by its library and its class. There are lists of other things too.
+    parts = [name for name, said in index.items() if isinstance(said, list) and len(said) == 2 and _are_words(said)]
     wanted = [snapshot / name for name in parts if _matches(f"{name}/config.json", patterns)]
     return bool(wanted) and all(map(_is_whole_part, wanted))
+
+
+def _are_words(said: list[Any]) -> bool:
+    return all(isinstance(word, str) and word for word in said)
 
 
 def _is_whole_part(part: Path) -> bool:

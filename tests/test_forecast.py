@@ -173,3 +173,36 @@ def test_a_number_of_jobs_is_taken_whatever_they_are() -> None:
     told.takes("a")
 
     assert (idle, told.forecast.room(4)) == (5, 4)
+
+
+def test_a_job_that_waits_for_a_host_keeps_the_next_one_out_only_for_a_while(told: Told) -> None:
+    """The GPU is free: others may be done before it. When its pictures are there it counts again."""
+    told.takes("a", num_inference_steps=10)
+    told.edits("a", 10, 1.0)
+    told.forecast.drop("a")
+    told.takes("b", num_inference_steps=10)
+    told.begins("b", "fetch")
+    at_once = told.forecast.room(4)
+    told.now += 2.1
+    later = told.forecast.room(4)
+    told.begins("b", "decode")
+
+    assert (at_once, later, told.forecast.room(4)) == (0, 1, 0)
+
+
+def test_a_first_job_that_nobody_delivers_keeps_the_next_one_out_only_for_a_while(told: Told) -> None:
+    """Although nothing is known of it."""
+    told.takes("a")
+    told.now += 2.1
+
+    assert told.forecast.room(4) == 1
+
+
+def test_heun_evaluates_the_model_twice_a_step(told: Told) -> None:
+    """But once in the last."""
+    told.takes("a", num_inference_steps=10)
+    told.edits("a", 10, 0.1)
+    told.forecast.drop("a")
+    told.takes("b", num_inference_steps=10, scheduler="FlowMatchHeun")
+
+    assert told.seconds == pytest.approx(1.9)

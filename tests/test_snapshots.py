@@ -181,3 +181,20 @@ def test_the_librarys_own_cache_is_where_it_says(variable: str | None) -> None:
     theirs, ours = done.stdout.split()
 
     assert ours == theirs
+
+
+def test_a_list_of_numbers_in_the_index_is_no_part(tiny_21: Path, tmp_path: Path) -> None:
+    """As the schedule that models of this class may bring along."""
+    model = Path(shutil.copytree(tiny_21, tmp_path / "model"))
+    index = json.loads((model / "model_index.json").read_text())
+    (model / "model_index.json").write_text(json.dumps({**index, "sample_sigmas": [1.0, 0.5]}))
+
+    assert is_whole(snapshot_in(tmp_path / "cache", model), FILES)
+
+
+def test_a_vocabulary_without_its_settings_is_not_whole(snapshot: Path) -> None:
+    """It would not know the mark of a picture."""
+    assert is_whole(snapshot, FILES)
+    (snapshot / "processor" / "tokenizer_config.json").unlink()
+
+    assert not is_whole(snapshot, FILES)

@@ -115,5 +115,5 @@ def remember_pictures(text_encoder: torch.nn.Module, computed: Computed) -> None
 
 def _features(text_encoder: Any, pixels: torch.Tensor, grid: torch.Tensor) -> Any:
     made = text_encoder.get_image_features(pixels, grid, return_dict=True)
-    made.last_hidden_state = None  # of twice the size, and nobody's
-    return made
+    # What the last layer made is of a larger size, and nobody's.
+    return type(made)(**{name: value for name, value in made.items() if name != "last_hidden_state"})

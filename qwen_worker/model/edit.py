@@ -37,6 +37,7 @@ WARM_UP_SIZE = (512, 512)
 # How the text of a failing device begins where it has no exception class of its own: ATen/cuda/Exceptions.h,
 # c10/cuda/driver_api.h, and Triton's driver.
 DEVICE_FAILURES = ("CUDA ", "cuDNN ", "cusolver error", "NVML", "Triton Error [CUDA]")
+FAILED, OTHERWISE = "the model failed: {}", "try another size or seed; the worker's log says more"
 MOST_WITHOUT_MEMORY = 3  # edits in a row that ran out of it, before the process is replaced
 #: callback_on_step_end of a pipeline
 StepEnd = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]
@@ -128,10 +129,16 @@ class Editor:
             references: RGB pictures, in the order of the request. Two of the same shape have the same size. None to
                 generate.
             mask: of the canvas, black or white in squares of half a grid, for a single reference of its size.
+
+        Raises:
+            ModelError: what reads prompts and pictures for the model fails.
         """
         negative = _negative(request)
         prompts = [request.prompt] if negative is None else [request.prompt, negative]
-        return make_ready(self._chosen(request, mask)[0], prompts, references, mask)
+        try:
+            return make_ready(self._chosen(request, mask)[0], prompts, references, mask)
+        except FAILURES as error:
+            raise ModelError(FAILED.format(OTHERWISE)) from error
 
     def edit(
         self,
@@ -281,10 +288,8 @@ class Editor:
             refresh = self._without_memory >= MOST_WITHOUT_MEMORY
             return ModelError("the GPU ran out of memory: ask for a smaller size", refresh_worker=refresh)
         sick = isinstance(error, torch.AcceleratorError) or str(error).startswith(DEVICE_FAILURES)
-        advice = (
-            "try again, another worker will do it" if sick else "try another size or seed; the worker's log says more"
-        )
-        return ModelError(f"the model failed: {advice}", retryable=sick, refresh_worker=sick)
+        advice = "try again, another worker will do it" if sick else OTHERWISE
+        return ModelError(FAILED.format(advice), retryable=sick, refresh_worker=sick)
 
 
 def _spare_positions_21(pipeline: Any, tokenizer: Any, text: str, references: Sequence[Size]) -> int:

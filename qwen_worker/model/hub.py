@@ -20,7 +20,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from qwen_worker.snapshots import Origin, find, find_file, own_cache, repository
+from qwen_worker.snapshots import Origin, find, find_file, is_whole, own_cache, repository
 
 FAILURES = (HfHubHTTPError, httpx2.HTTPError, OSError, RuntimeError, ValueError)
 # What the Hub refuses → what to do, the narrower kind first.
@@ -76,6 +76,9 @@ class Hub:
             )
         except FAILURES as error:
             raise _not_downloaded(origin, error) from error
+        # Where it cannot reach the Hub the library returns what there is.
+        if not is_whole(Path(folder), patterns):
+            raise _not_downloaded(origin, LocalEntryNotFoundError(folder))
         return Path(folder), origin.revision
 
     def file(self, origin: Origin, name: str) -> tuple[Path, str]:

@@ -12,14 +12,14 @@ from local import tiny_model, worker
 from local.hub import COMMIT, LocalHub
 from local.web import ImageHost
 from qwen_worker.model.hub import Hub, LoadError, local_revision
-from qwen_worker.snapshots import Origin
+from qwen_worker.snapshots import FILES, Origin
 from tests.model.conftest import load_tiny
 
 LOAD = """
 import sys
 from pathlib import Path
 from qwen_worker.family import LoraSource
-from qwen_worker.snapshots import Origin
+from qwen_worker.snapshots import FILES, Origin
 from qwen_worker.model.load import load
 tiny, cache, commit = sys.argv[1:]
 lora = LoraSource(name="style", source="someone/words", revision=commit, weight_file="in/style.safetensors")
@@ -88,6 +88,16 @@ def test_what_cannot_be_had_is_an_error(tmp_path: Path) -> None:
         hub.file(Origin("someone/words", COMMIT), "a.safetensors")
     with pytest.raises(LoadError, match=r"there is no file a\.safetensors in "):
         hub.file(Origin(str(tmp_path), "local"), "a.safetensors")
+
+
+def test_a_part_of_a_model_is_not_loaded(folder: Path, tmp_path: Path) -> None:
+    """The library would hand it over where the Hub does not answer."""
+    snapshot = tmp_path / "cache" / "models--someone--words" / "snapshots" / COMMIT
+    shutil.copytree(folder, snapshot)
+    (snapshot / "text_encoder" / "model.safetensors").unlink()
+
+    with pytest.raises(LoadError, match="not whole on this machine, and the Hub cannot be reached"):
+        Hub("", [tmp_path / "cache"]).folder(Origin("someone/words", COMMIT), FILES)
 
 
 WHOLE = """

@@ -15,12 +15,16 @@ from pydantic import SecretStr
 from safetensors.torch import load_file, save_file
 
 from local import tiny_model, worker
+from local.edits import edited
 from local.web import ImageHost, Reply
 from qwen_worker.build import build_editor
+from qwen_worker.errors import ModelError
+from qwen_worker.model.edit import Editor
 from qwen_worker.model.hub import LoadError
 from qwen_worker.model.load import MAX_SEEN_PIXELS, Model, give_image_positions, load
 from qwen_worker.settings import Settings
 from tests.model.conftest import load_tiny
+from tests.model.test_edit import ask
 from tests.pictures import photo
 
 
@@ -46,6 +50,16 @@ def test_every_weight_is_bfloat16(model: Model) -> None:
     """A part that is loaded without its dtype is twice as large and many times slower."""
     for part in (model.pipeline.transformer, model.pipeline.vae, model.pipeline.text_encoder):
         assert {weight.dtype for weight in part.parameters()} == {torch.bfloat16}
+
+
+def test_what_cannot_read_the_prompt_is_a_model_error(copy: Path) -> None:
+    """It is not the request's fault, although the GPU was not asked."""
+    settings = copy / "processor" / "preprocessor_config.json"
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "image_mean": [0.5]}))
+    editor = Editor(load_tiny(copy), timeout_s=60)
+
+    with pytest.raises(ModelError, match="the model failed"):
+        edited(editor, ask(), (256, 256), [photo(256, 256)])
 
 
 def test_nothing_else_is_loaded(copy: Path) -> None:
@@ -202,6 +216,8 @@ def test_a_model_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 
 DOWNLOAD = """
 from qwen_worker.build import build_editor
+from qwen_worker.errors import ModelError
+from qwen_worker.model.edit import Editor
 from qwen_worker.model.hub import LoadError
 from qwen_worker.settings import load_settings
 try:
