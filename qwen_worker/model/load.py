@@ -192,7 +192,7 @@ def _text_to_image(origin: Origin, edit: Any, hub: Hub) -> TextToImage:
     """A pipeline on the text encoder and the VAE of the edit pipeline: the same objects, not copies."""
 
     def parts(folder: Path) -> dict[str, Any]:
-        transformer = _weights(diffusers.QwenImageTransformer2DModel, folder / "transformer")
+        transformer = network(diffusers.QwenImageTransformer2DModel, folder / "transformer")
         _check_fit(transformer.config, edit)
         shared = {name: getattr(edit, name) for name in ("vae", "text_encoder", "tokenizer")}
         return {"transformer": transformer, **shared}
@@ -219,13 +219,13 @@ def _check_fit(config: Any, edit: Any) -> None:
 
 
 def _edit_parts(folder: Path) -> dict[str, Any]:
-    text_encoder = _weights(transformers.Qwen2_5_VLModel, folder / "text_encoder")
+    text_encoder = network(transformers.Qwen2_5_VLModel, folder / "text_encoder")
     text_encoder.register_forward_pre_hook(give_image_positions, with_kwargs=True)
     image_processor = _read(transformers.Qwen2VLImageProcessorPil, folder / "processor")
     image_processor.size.longest_edge = min(image_processor.size.longest_edge, MAX_SEEN_PIXELS)
     return {
-        "transformer": _weights(diffusers.QwenImageTransformer2DModel, folder / "transformer"),
-        "vae": _weights(diffusers.AutoencoderKLQwenImage, folder / "vae"),
+        "transformer": network(diffusers.QwenImageTransformer2DModel, folder / "transformer"),
+        "vae": network(diffusers.AutoencoderKLQwenImage, folder / "vae"),
         "text_encoder": text_encoder,
         "tokenizer": _tokenizer(folder / "tokenizer"),
         "processor": ImageProcessor(image_processor, _tokenizer(folder / "processor")),
@@ -239,10 +239,10 @@ def _image_21_parts(folder: Path) -> dict[str, Any]:
     # a picture at the size at which the VAE does. The processor's own limits would move it, under 256 x 256 pixels too.
     image_processor.do_resize = False
     return {
-        "transformer": _weights(diffusers.QwenImage21Transformer2DModel, folder / "transformer"),
-        "vae": _weights(diffusers.AutoencoderKLQwenImage21, folder / "vae"),
+        "transformer": network(diffusers.QwenImage21Transformer2DModel, folder / "transformer"),
+        "vae": network(diffusers.AutoencoderKLQwenImage21, folder / "vae"),
         # Its pipeline passes on which tokens are image tokens: no hook is needed.
-        "text_encoder": _weights(TextEncoder21, folder / "text_encoder"),
+        "text_encoder": network(TextEncoder21, folder / "text_encoder"),
         "processor": Image21Processor(image_processor, _tokenizer(folder / "processor")),
     }
 
@@ -265,7 +265,7 @@ def _tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def _weights(model_class: Any, folder: Path) -> Any:
+def network(model_class: Any, folder: Path) -> Any:
     """Load one network. The libraries fill missing weights with random ones and only warn; here it is an error.
 
     Those that an index names and no file holds, diffusers leaves without a value, and does not tell.

@@ -13,8 +13,10 @@ NAMES = re.compile(r"(diffusion_pytorch_)?model(-\d+-of-\d+)?\.safetensors")
 UNUSED = "lm_head.weight"
 # Of a file's description of itself in bytes, as safetensors has it (MAX_HEADER_SIZE).
 MAX_HEADER = 100_000_000
-THREADS = 4
+# More than one waits for the disk, and each copies what it reads: more than there are cores are slower.
+THREADS = min(4, len(os.sched_getaffinity(0)))
 PIECE = 8 * 2**20  # bytes of one read
+STEP = 2**20
 
 
 def files(folder: Path) -> list[Path]:
@@ -55,29 +57,33 @@ def read_ahead(folder: Path) -> None:
 
 
 def _read(file: Path) -> None:
-    buffer = bytearray(PIECE)
+    buffer = memoryview(bytearray(PIECE))
     descriptor = os.open(file, os.O_RDONLY)
     try:
         for begin, end in _used(file):
-            for offset in range(begin, end, PIECE):
-                size = min(PIECE, end - offset)
-                if not _in_memory(descriptor, offset + size - 1):
-                    os.preadv(descriptor, [memoryview(buffer)[:size]], offset)
+            for offset in range(_first_missing(descriptor, begin, end), end, PIECE):
+                os.preadv(descriptor, [buffer[: end - offset]], offset)
     finally:
         os.close(descriptor)
 
 
 def _used(file: Path) -> Iterator[tuple[int, int]]:
-    """What is to be read of a file."""
+    """What is to be read of a file: where it begins and ends."""
     size = file.stat().st_size
     begin, end = places(file).get(UNUSED, (size, size))
     yield 0, begin
     yield end, size
 
 
-def _in_memory(descriptor: int, offset: int) -> bool:
-    """Whether this byte of a file is in the page cache. Not every file system tells: then it is taken to be not."""
-    try:
-        return os.preadv(descriptor, [bytearray(1)], offset, os.RWF_NOWAIT) == 1
-    except OSError:
-        return False
+def _first_missing(descriptor: int, begin: int, end: int) -> int:
+    """From where on the page cache lacks this part of a file, as far as a look at every STEP bytes can tell.
+
+    Not every file system tells: then all of it is taken to be missing.
+    """
+    byte = bytearray(1)
+    for offset in range(begin, end, STEP):
+        try:
+            os.preadv(descriptor, [byte], offset, os.RWF_NOWAIT)
+        except OSError:
+            return max(begin, offset - STEP)
+    return end
