@@ -1,6 +1,7 @@
 """The files that hold a network's weights: which they are, what is in them, and how they get into memory."""
 
 import json
+import mmap
 import os
 import re
 from collections.abc import Iterator
@@ -16,7 +17,6 @@ MAX_HEADER = 100_000_000
 # More than one waits for the disk, and each copies what it reads: more than there are cores are slower.
 THREADS = min(4, len(os.sched_getaffinity(0)))
 PIECE = 8 * 2**20  # bytes of one read
-STEP = 2**20
 
 
 def files(folder: Path) -> list[Path]:
@@ -57,7 +57,7 @@ def read_ahead(folder: Path) -> None:
 
 
 def _read(file: Path) -> None:
-    buffer = memoryview(bytearray(PIECE))
+    buffer = memoryview(mmap.mmap(-1, PIECE))  # memory that is not taken until it is used
     descriptor = os.open(file, os.O_RDONLY)
     try:
         for begin, end in _used(file):
@@ -76,14 +76,14 @@ def _used(file: Path) -> Iterator[tuple[int, int]]:
 
 
 def _first_missing(descriptor: int, begin: int, end: int) -> int:
-    """From where on the page cache lacks this part of a file, as far as a look at every STEP bytes can tell.
+    """From where on the page cache lacks this part of a file, as far as a look at every PIECE bytes can tell.
 
     Not every file system tells: then all of it is taken to be missing.
     """
     byte = bytearray(1)
-    for offset in range(begin, end, STEP):
+    for offset in range(begin, end, PIECE):
         try:
             os.preadv(descriptor, [byte], offset, os.RWF_NOWAIT)
         except OSError:
-            return max(begin, offset - STEP)
+            return max(begin, offset - PIECE)
     return end
