@@ -23,7 +23,7 @@ from local.faulty_orders import Order
 
 #: classes of a pipeline's parts, and what orders call them; `save` is the encoder of PNG files
 PARTS = {
-    "Qwen2_5_VLForConditionalGeneration": "text_encoder",
+    "Qwen2_5_VLModel": "text_encoder",
     "QwenImageEncoder3d": "vae_encoder",
     "QwenImageTransformer2DModel": "transformer",
     "QwenImageDecoder3d": "vae_decoder",

@@ -4,13 +4,18 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from qwen_worker.shards import read
 
 log = logging.getLogger(__name__)
 
-PIECE = 16 * 1024 * 1024  # bytes asked for at a time
-READERS = 4
+# At a damaged file.
+FAILURES = (AttributeError, LookupError, OSError, TypeError, ValueError)
+
+# More than one waits for the disk, and each copies what it reads: more than there are cores are slower.
+READERS = min(4, len(os.sched_getaffinity(0)))
 # Bytes of memory that stay free beside what is read: for the libraries, and for what a network takes on its way.
 MARGIN = 4_000_000_000
 CGROUPS = (
@@ -20,25 +25,30 @@ CGROUPS = (
 
 
 class ReadAhead:
-    """Reads files once, in their order, in threads of its own; it ends by itself.
+    """Reads what is used of files once, some of them at a time, in threads of its own; it ends by itself.
 
-    It stops where more would push out what was read before. What cannot be read is left to the loader, which tells it.
+    The libraries map the files, and take a tensor's pages as they come to it, one wait after the other: they find them
+    there. It stops where more would push out what was read before. What cannot be read is left to the loader, which
+    tells it.
 
     Args:
-        files: in the order in which they will be loaded.
+        files: of safetensors, in the order in which they will be loaded.
         began: called when the first piece is there; returns the moment, as it is to be logged.
         room: bytes that may be taken, those that were read so far among them.
     """
 
     def __init__(
-        self, files: Sequence[Path], began: Callable[[], float], room: Callable[[], int] | None = None
+        self,
+        files: Sequence[Path],
+        began: Callable[[], float] = time.monotonic,
+        room: Callable[[], int] | None = None,
     ) -> None:
-        self._pieces = _pieces(files)
+        self._files = iter(files)
         self._began = began
         self._room = room or available
         self._lock = threading.Lock()
         self._start = time.monotonic()
-        self._bytes, self._stopped = 0, ""
+        self._bytes, self._read_bytes, self._stopped = 0, 0, ""
         self._first_s: float | None = None
         self._readers = [
             threading.Thread(target=self._read, name=f"read-ahead-{number}", daemon=True) for number in range(READERS)
@@ -51,7 +61,7 @@ class ReadAhead:
         threading.Thread(target=self._tell, name="read-ahead", daemon=True).start()
 
     def wait(self) -> int:
-        """Until it is done; the number of bytes that were read."""
+        """Until it is done; the number of bytes that are in memory now."""
         for reader in self._readers:
             reader.join()
         return self._bytes
@@ -62,8 +72,8 @@ class ReadAhead:
         figures = {
             "first_byte_s": self._first_s,
             "bytes": size,
+            "read_bytes": self._read_bytes,  # the rest was there
             "seconds": round(seconds, 2),
-            "gb_per_s": round(size / seconds / 1e9, 2),
         }
         if self._stopped:
             log.warning("read-ahead stopped: %s", self._stopped, extra=figures)
@@ -71,24 +81,31 @@ class ReadAhead:
             log.info("weights read ahead", extra=figures)
 
     def _read(self) -> None:
-        buffer = memoryview(bytearray(PIECE))
         try:
-            while piece := self._next():
-                self._count(_read(*piece, buffer))
-        except (OSError, ValueError) as error:
+            while file := self._next():
+                for size, was_read in read(file):
+                    if not self._count(size, was_read):
+                        return
+        except FAILURES as error:
             self._stopped = f"{type(error).__name__}: {error}"
 
-    def _next(self) -> tuple[Path, int] | None:
+    def _next(self) -> Path | None:
         with self._lock:
-            if not self._stopped and self._room() - self._bytes < MARGIN:
-                self._stopped = "no more fits into memory"
-            return None if self._stopped else next(self._pieces, None)
+            return next(self._files, None) if self._may_go_on() else None
 
-    def _count(self, size: int) -> None:
+    def _count(self, size: int, was_read: bool) -> bool:  # noqa: FBT001 - as it is read
+        """Whether there may be more."""
         with self._lock:
-            if size and not self._bytes:
+            if self._first_s is None:
                 self._first_s = self._began()
             self._bytes += size
+            self._read_bytes += size if was_read else 0
+            return self._may_go_on()
+
+    def _may_go_on(self) -> bool:
+        if not self._stopped and self._room() - self._read_bytes < MARGIN:
+            self._stopped = "no more fits into memory"
+        return not self._stopped
 
 
 def available(root: Path = Path("/")) -> int:
@@ -113,19 +130,3 @@ def _cgroup(folder: Path, limit: str, used: str, prefix: str) -> float:
         return float("inf")
     cache = sum(int(stat.get(f"{prefix}{kind}_file", 0)) for kind in ("active", "inactive"))
     return float("inf") if most == "max" else int(most) - taken + cache
-
-
-def _pieces(files: Sequence[Path]) -> Iterator[tuple[Path, int]]:
-    for file in files:
-        for offset in range(0, file.stat().st_size, PIECE):
-            yield file, offset
-
-
-def _read(file: Path, offset: int, buffer: memoryview) -> int:
-    """One piece; Python's lock is not held meanwhile."""
-    number = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        # Into the reader's own memory: posix_fadvise alone reads but 8 MiB of a piece, and on some systems nothing.
-        return os.preadv(number, [buffer], offset)
-    finally:
-        os.close(number)

@@ -11,6 +11,7 @@ import torch
 import transformers
 from transformers.processing_utils import ProcessorMixin
 
+from qwen_worker import shards
 from qwen_worker.family import LoraSource, PipelineName
 from qwen_worker.images.geometry import NATIVE_AREA
 from qwen_worker.model import room
@@ -20,6 +21,7 @@ from qwen_worker.model.hub import Hub, LoadError
 from qwen_worker.model.loras import Lora, load_loras
 from qwen_worker.model.pipelines import CLASSES, Image21Pipeline, TextPipeline
 from qwen_worker.model.reading import Reading
+from qwen_worker.readahead import ReadAhead
 from qwen_worker.schema import Size
 from qwen_worker.snapshots import FILES, NETWORKS, TEXT_TO_IMAGE_FILES, Origin
 
@@ -121,6 +123,15 @@ class Image21Processor(Reading, transformers.Qwen3VLProcessor):  # type: ignore[
         ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=SYSTEM_TEMPLATE)
 
 
+class TextEncoder21(transformers.Qwen3VLModel):  # type: ignore[misc]
+    """What QwenImage21Pipeline takes for Qwen3VLForConditionalGeneration: all of it that the pipeline uses."""
+
+    @property
+    def model(self) -> Any:
+        """The network without the head that makes words: this one has none."""
+        return self
+
+
 def load(
     model_id: str,
     revision: str,
@@ -164,7 +175,6 @@ def load(
     edit_class, inpaint_class = CLASSES[pipeline]
     parts = _image_21_parts if edit_class is Image21Pipeline else _edit_parts
     edit = _build(folder, edit_class, parts, pipeline)
-    edit.to("cuda" if torch.cuda.is_available() else "cpu")
     offered = load_loras(edit.transformer, loras, hub)
     inpaint = inpaint_class(**edit.components) if inpaint_class else None
     text = _text_to_image(t2i, edit, hub) if t2i else None
@@ -194,10 +204,10 @@ def _text_to_image(origin: Origin, edit: Any, hub: Hub) -> TextToImage:
     """A pipeline on the text encoder and the VAE of the edit pipeline: the same objects, not copies."""
 
     def parts(folder: Path) -> dict[str, Any]:
-        transformer = _weights(diffusers.QwenImageTransformer2DModel, folder / "transformer")
+        transformer = network(diffusers.QwenImageTransformer2DModel, folder / "transformer")
         _check_fit(transformer.config, edit)
         shared = {name: getattr(edit, name) for name in ("vae", "text_encoder", "tokenizer")}
-        return {"transformer": transformer.to(edit.device), **shared}
+        return {"transformer": transformer, **shared}
 
     folder, revision = hub.folder(origin, TEXT_TO_IMAGE_FILES)
     return TextToImage(_build(folder, TextPipeline, parts, "QwenImagePipeline"), origin.id, revision)
@@ -221,14 +231,15 @@ def _check_fit(config: Any, edit: Any) -> None:
 
 
 def _edit_parts(folder: Path) -> dict[str, Any]:
-    text_encoder = _weights(transformers.Qwen2_5_VLForConditionalGeneration, folder / "text_encoder")
+    transformer = network(diffusers.QwenImageTransformer2DModel, folder / "transformer")
+    vae = network(PictureVAE, folder / "vae")
+    vae.leave_time_out()
+    text_encoder = network(transformers.Qwen2_5_VLModel, folder / "text_encoder")
     text_encoder.register_forward_pre_hook(give_image_positions, with_kwargs=True)
     image_processor = _read(transformers.Qwen2VLImageProcessorPil, folder / "processor")
     image_processor.size.longest_edge = min(image_processor.size.longest_edge, MAX_SEEN_PIXELS)
-    vae = _weights(PictureVAE, folder / "vae")
-    vae.leave_time_out()
     return {
-        "transformer": _weights(diffusers.QwenImageTransformer2DModel, folder / "transformer"),
+        "transformer": transformer,
         "vae": vae,
         "text_encoder": text_encoder,
         "tokenizer": _tokenizer(folder / "tokenizer"),
@@ -243,10 +254,10 @@ def _image_21_parts(folder: Path) -> dict[str, Any]:
     # a picture at the size at which the VAE does. The processor's own limits would move it, under 256 x 256 pixels too.
     image_processor.do_resize = False
     return {
-        "transformer": _weights(diffusers.QwenImage21Transformer2DModel, folder / "transformer"),
-        "vae": _weights(diffusers.AutoencoderKLQwenImage21, folder / "vae"),
+        "transformer": network(diffusers.QwenImage21Transformer2DModel, folder / "transformer"),
+        "vae": network(diffusers.AutoencoderKLQwenImage21, folder / "vae"),
         # Its pipeline passes on which tokens are image tokens: no hook is needed.
-        "text_encoder": _weights(transformers.Qwen3VLForConditionalGeneration, folder / "text_encoder"),
+        "text_encoder": network(TextEncoder21, folder / "text_encoder"),
         "processor": Image21Processor(image_processor, _tokenizer(folder / "processor")),
     }
 
@@ -269,16 +280,26 @@ def _tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def _weights(model_class: Any, folder: Path) -> Any:
+def network(model_class: Any, folder: Path) -> Any:
     """Load one network. The libraries fill missing weights with random ones and only warn; here it is an error.
 
     Those that an index names and no file holds, diffusers leaves without a value, and does not tell.
     """
+    ReadAhead(shards.files(folder)).wait()
     model, info = _read(model_class, folder, dtype=DTYPE, use_safetensors=True, output_loading_info=True)
     empty = [name for name, weight in model.named_parameters() if weight.is_meta]
     if missing := sorted({*info["missing_keys"], *empty}):
         raise LoadError(f"{folder.name} lacks {len(missing)} weights, the first is {missing[0]}")
-    return model.eval()
+    return _onto_the_gpu(model.eval())
+
+
+def _onto_the_gpu(model: Any) -> Any:
+    """Copy one weight after the other from the page cache; without a GPU they stay there, mapped and not copied."""
+    if not torch.cuda.is_available():
+        return model
+    # torch keeps what is given back, and cuts the weights out of it: asking CUDA for each of them takes seconds.
+    torch.empty(sum(weight.nbytes for weight in model.parameters()), dtype=torch.uint8, device="cuda")
+    return model.to("cuda")
 
 
 def give_image_positions(module: Any, positional: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -1,13 +1,13 @@
 """Whether the weights fit into what is free on the GPU, before any of them is loaded."""
 
 import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 
+from qwen_worker import shards
 from qwen_worker.model.hub import LoadError
 
 # Bytes that the smallest edit needs beside the weights. On a real GPU: not measured.
@@ -15,8 +15,6 @@ MARGIN = 2_000_000_000
 BYTES = 2  # of one weight, in bfloat16
 # As GPUs are sold; each has at least so many 10^9 bytes.
 GPUS_GB = (16, 24, 32, 48, 80, 96, 141, 180)
-# Those that the libraries open; a repository may hold the same weights once more under other names.
-FILES = re.compile(r"(diffusion_pytorch_)?model(-\d+-of-\d+)?\.safetensors")
 
 
 def weights(folder: Path, parts: Sequence[str]) -> int:
@@ -25,8 +23,7 @@ def weights(folder: Path, parts: Sequence[str]) -> int:
     Raises:
         LoadError: a file cannot be read, or is cut.
     """
-    found = [file for part in parts for file in (folder / part).glob("*.safetensors") if FILES.fullmatch(file.name)]
-    return BYTES * sum(map(_numbers, found))
+    return BYTES * sum(_numbers(file) for part in parts for file in shards.files(folder / part))
 
 
 def check(needed: float) -> None:
@@ -57,7 +54,8 @@ def lack(needed: float, free: int, total: int) -> str | None:
 def _numbers(file: Path) -> int:
     try:
         with safe_open(file, "np") as tensors:
-            return sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+            used = set(tensors.keys()) - {shards.UNUSED}
+            return sum(math.prod(tensors.get_slice(name).get_shape()) for name in used)
     except (OSError, SafetensorError) as error:
         raise LoadError(f"the model cannot be loaded: {file} is damaged: {error}") from error
 

@@ -126,7 +126,7 @@ def test_the_text_encoder_gets_the_positions_of_the_image_tokens(model_21: Model
         text=[pipeline.prompt_template_ti2i.format("make it warm")], images=[picture], return_tensors="pt"
     )
     last: list[torch.Tensor] = []
-    decoder = pipeline.text_encoder.model.language_model.layers[-1]
+    decoder = pipeline.text_encoder.language_model.layers[-1]
     hook = decoder.register_forward_hook(lambda _module, _args, made: last.append(made))
     with torch.no_grad():
         pipeline.text_encoder(**inputs)
