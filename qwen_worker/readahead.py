@@ -103,7 +103,7 @@ class ReadAhead:
             return self._may_go_on()
 
     def _may_go_on(self) -> bool:
-        if not self._stopped and self._room() - self._read_bytes < MARGIN:
+        if not self._stopped and self._room() - self._bytes < MARGIN:
             self._stopped = "no more fits into memory"
         return not self._stopped
 

@@ -26,11 +26,10 @@ def folder(tmp_path: Path) -> Path:
     """Two shards, of which nothing is in memory; the second begins with a head that nobody uses."""
     numbers = np.zeros(UNUSED_BYTES, np.uint8)
     parts = [{"a": numbers[:40_000_000]}, {shards.UNUSED: numbers, "model.z": numbers[:3_000_000]}]
-    index: dict[str, str] = {}
     for number, part in enumerate(parts, 1):
         file = tmp_path / f"model-{number:05}-of-00002.safetensors"
         save_file({name: torch.from_numpy(array.copy()) for name, array in part.items()}, file)
-    index = {
+    index: dict[str, Any] = {
         "weight_map": {
             name: f"model-{number:05}-of-00002.safetensors" for number, part in enumerate(parts, 1) for name in part
         }
