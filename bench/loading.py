@@ -1,6 +1,6 @@
 """What it takes to load the weights of a large network: as others do, and as this worker does.
 
-    python -m bench.loading
+    python -m bench loading
 
 A QwenImageTransformer2DModel of 4.2 GB in shards of a gigabyte, random weights in bfloat16, is written to a temporary
 folder. Each load is a process of its own, A-B-B-A: with the page cache cold (the files are dropped from it, which is
@@ -176,18 +176,7 @@ def _kilobytes(text: str, field: str) -> int:
     return 1024 * int(found[1]) if found else 0
 
 
-def main() -> None:
-    """Print each row; or, in a process for it, load once."""
-    if sys.argv[1:]:
-        asked, folder, *more = sys.argv[1:]
-        (task,) = (known for known in get_args(Task) if known == asked)
-        sys.stdout.write(json.dumps(load(task, Path(folder), cold=bool(more))))
-        return
-    for row in rows():
-        verdict = "PASS" if row.passed else "FAIL"
-        lines = (f"{verdict} {row.what}: goal {row.goal}, plain {row.plain}, ours {row.ours} {row.why}", row.figures)
-        sys.stdout.write("".join(f"{line}\n" for line in lines))
-
-
 if __name__ == "__main__":
-    main()
+    asked, folder, *more = sys.argv[1:]
+    (task,) = (known for known in get_args(Task) if known == asked)
+    sys.stdout.write(json.dumps(load(task, Path(folder), cold=bool(more))))
