@@ -137,7 +137,7 @@ def rows() -> list[Row]:
     kernel = statistics.median(run["system_s"] for run in runs["ours, cold"])
     disk = (
         f"this disk gives {statistics.median(rates['disk, cold']):.2f} GB/s to a reader in order, and {kernel:.1f} s "
-        "are spent in the kernel, which gets the memory (slow and uneven where it comes from a virtual machine's host)"
+        "are spent in the kernel, for memory: slowly where a virtual machine gets it from its host"
     )
     return [
         faster("page cache cold", COLD, "plain, cold", "ours, cold", disk),

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from faults.checks import error_of, hold, result_of, until
-from faults.rig import Rig, rig, tried
+from faults.rig import PICTURE, SAVED, Rig, rig, tried
 from hostile.outcome import Outcome, Suite, in_time
 from local.fault_proxy import Fault
 from local.faulty_orders import Order
@@ -25,7 +25,7 @@ DEADLINES = {
 }
 LATE_S = 1.0
 STAGES = ("validate", "fetch", "lookup", "decode", "queue", "edit", "encode", "upload")
-SOURCES, MANIFEST, PICTURE = "sources/", r"results/.*manifest", r"results/.*\.png"
+SOURCES, MANIFEST = "sources/", r"results/.*manifest"
 
 
 @dataclass(frozen=True)
@@ -137,6 +137,7 @@ def hung(on: Rig, case: Hang) -> float:
 
 
 def _submitted(on: Rig, request: dict[str, Any], case: Hang) -> str:
+    request["output_format"] = SAVED
     on.order(Order("save", "hang") if case.late else case.order)
     if case.fault and not case.late:
         on.faulty(case.fault)

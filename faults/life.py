@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from faults.checks import hold, until
-from faults.rig import STEPS, Rig, rig, tried
+from faults.rig import PICTURE, SAVED, STEPS, Rig, rig, tried
 from hostile.outcome import Outcome, Suite
 from local.fault_proxy import Fault
 from local.faulty_orders import Order
@@ -15,9 +15,9 @@ KILLS = 10  # in each stage
 GROUPS = 7  # from this one on the whole group of processes is killed
 #: where the bucket holds an upload: what has been written by then differs
 UPLOADS = (
-    Fault("hang", ("PUT",), r"results/.*\.png"),
-    Fault("drip", ("PUT",), r"results/.*\.png"),
-    Fault("hang", ("HEAD",), r"results/.*\.png"),
+    Fault("hang", ("PUT",), PICTURE),
+    Fault("drip", ("PUT",), PICTURE),
+    Fault("hang", ("HEAD",), PICTURE),
     Fault("hang", ("PUT",), r"results/.*manifest"),
     Fault("drip", ("PUT",), r"results/.*manifest"),
 )
@@ -97,6 +97,7 @@ def _edit(on: Rig, number: int, request: dict[str, Any]) -> dict[str, dict[str, 
 
 def _encode(on: Rig, _number: int, request: dict[str, Any]) -> dict[str, dict[str, Any]]:
     before = on.calls("save")
+    request["output_format"] = SAVED
     on.order(Order("save", "hang"))
     job = on.submit(request)
     until(lambda: on.calls("save") > before, "the picture is encoded")

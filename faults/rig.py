@@ -25,6 +25,8 @@ from local.web import Reply
 
 RESULTS = "qwen-image-edit/results/"
 STEPS = 4
+SAVED = "webp"  # the format in which `local.faulty_worker` can let the encoder hang
+PICTURE = rf"results/.*\.{SAVED}"
 SMALL = {"num_inference_steps": STEPS, "width": 256, "height": 256, "true_cfg_scale": 1.0}
 
 
@@ -51,6 +53,8 @@ class Rig(Mortal):
             "WARMUP": "0",
             # What becomes of a job beside another is looked at, however long the other takes.
             "PREFETCH": "1",
+            # Each part is called by each job.
+            "COMPUTED_CACHE_BYTES": "0",
             **(more or {}),
         }
 

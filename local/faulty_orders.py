@@ -8,7 +8,7 @@ class Order:
     """One fault of `local.faulty_worker`.
 
     Attributes:
-        component: the part that fails: text_encoder, vae_encoder, transformer, vae_decoder, or save, which writes PNG
+        component: the part that fails: text_encoder, vae_encoder, transformer, vae_decoder, or save, which writes WebP
             files.
         fault: what it does, by its name there.
         times: how often; None: whenever it is called.

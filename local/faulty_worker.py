@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, PngImagePlugin
+from PIL import Image, WebPImagePlugin
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 import handler
 from local.faulty_orders import Order
 
-#: classes of a pipeline's parts, and what orders call them; `save` is the encoder of PNG files
+#: classes of a pipeline's parts, and what orders call them; `save` is the encoder of WebP files
 PARTS = {
     "Qwen2_5_VLModel": "text_encoder",
     "QwenImageEncoder3d": "vae_encoder",
@@ -92,9 +92,9 @@ class Faults:
         return tuple(map(spoil, output)) if isinstance(output, tuple) else spoil(output)
 
     def save(self, image: Image.Image, file: Any, name: str | bytes) -> None:
-        """Pillow's handler of PNG files."""
+        """Pillow's handler of WebP files."""
         self._called("save", image.width * image.height)
-        PngImagePlugin._save(image, file, name)  # noqa: SLF001 - what it registers
+        WebPImagePlugin._save(image, file, name)  # noqa: SLF001 - what it registers
 
     def _called(self, part: str, size: int) -> None:
         with self._file.with_name(f"{self._file.name}.{part}").open("ab") as calls:
@@ -138,7 +138,7 @@ def main() -> None:
     faults = Faults(Path(os.environ["FAULTS_FILE"]))
     register_module_forward_pre_hook(faults.before)
     register_module_forward_hook(faults.after)
-    Image.register_save("PNG", faults.save)
+    Image.register_save("WEBP", faults.save)
     handler.main()
 
 

@@ -1,7 +1,6 @@
 """The files that hold a network's weights: which they are, what is in them, and how they get into memory."""
 
 import json
-import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,12 +49,13 @@ def read(file: Path) -> Iterator[tuple[int, bool]]:
         OSError: the file cannot be read.
         Exception: of many kinds, if it is damaged.
     """
-    buffer = memoryview(mmap.mmap(-1, PIECE))  # memory that is not taken until it is used
     descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
     try:
         for begin, end in _used(file):
             missing = _first_missing(descriptor, begin, end)
             yield missing - begin, False
+            # On the heap: a mapping of its own would lie between those of the files, and cost them their large pages.
+            buffer = memoryview(bytearray(min(PIECE, end - missing)))
             for offset in range(missing, end, PIECE):
                 # Into our own memory: posix_fadvise alone reads but 8 MiB of it, and on some systems nothing.
                 yield os.preadv(descriptor, [buffer[: end - offset]], offset), True
