@@ -62,7 +62,7 @@ def calls(editor: Editor) -> Iterator[Counter[str]]:
     pipeline = editor._pipeline
     parts = {
         "prompts": pipeline.text_encoder,
-        "pictures": pipeline.text_encoder.get_submodule("model.visual"),
+        "pictures": pipeline.text_encoder.get_submodule("visual"),
         "references": pipeline.vae.encoder,
     }
     counted: Counter[str] = Counter()
