@@ -1,7 +1,6 @@
 """Weights → the page cache, from the first moment of a process on: while it imports its libraries, the disk reads."""
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -14,8 +13,7 @@ log = logging.getLogger(__name__)
 # At a damaged file.
 FAILURES = (AttributeError, LookupError, OSError, TypeError, ValueError)
 
-# More than one waits for the disk, and each copies what it reads: more than there are cores are slower.
-READERS = min(4, len(os.sched_getaffinity(0)))
+READERS = 4
 # Bytes of memory that stay free beside what is read: for the libraries, and for what a network takes on its way.
 MARGIN = 4_000_000_000
 CGROUPS = (

@@ -1,7 +1,10 @@
 """A repository or a folder → a pipeline on the GPU that encodes what it is meant to encode."""
 
+import ctypes
 import json
+import mmap
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,7 +24,7 @@ from qwen_worker.model.hub import Hub, LoadError
 from qwen_worker.model.loras import Lora, load_loras
 from qwen_worker.model.pipelines import CLASSES, Image21Pipeline, TextPipeline
 from qwen_worker.model.reading import Reading
-from qwen_worker.readahead import ReadAhead
+from qwen_worker.readahead import READERS, ReadAhead
 from qwen_worker.schema import Size
 from qwen_worker.snapshots import FILES, NETWORKS, TEXT_TO_IMAGE_FILES, Origin
 
@@ -34,6 +37,8 @@ SYSTEM_TEMPLATE = (
 MAX_SEEN_PIXELS = round(1.1 * NATIVE_AREA)
 # One precision everywhere: on a CPU too, where its bytes, unlike float32's, do not depend on the number of threads.
 DTYPE = torch.bfloat16
+# Of linux/mman.h. Older kernels than 5.14 do not know it, and nothing is lost.
+MADV_POPULATE_READ = 22
 
 
 class Pipeline(Protocol):
@@ -290,7 +295,23 @@ def network(model_class: Any, folder: Path) -> Any:
     empty = [name for name, weight in model.named_parameters() if weight.is_meta]
     if missing := sorted({*info["missing_keys"], *empty}):
         raise LoadError(f"{folder.name} lacks {len(missing)} weights, the first is {missing[0]}")
+    _map(model)
     return _onto_the_gpu(model.eval())
+
+
+def _map(model: Any) -> None:
+    """Have the kernel map the pages of the weights, in parallel: else each is waited for when it is first looked at."""
+    page = mmap.PAGESIZE
+    madvise = ctypes.CDLL(None).madvise
+    with ThreadPoolExecutor(READERS) as threads:
+        for weight in model.parameters():
+            begin, end = weight.data_ptr(), weight.data_ptr() + weight.nbytes
+            threads.submit(
+                madvise,
+                ctypes.c_void_p(begin // page * page),
+                ctypes.c_size_t(end - begin // page * page),
+                MADV_POPULATE_READ,
+            )
 
 
 def _onto_the_gpu(model: Any) -> Any:
