@@ -7,7 +7,6 @@ it ends with that error.
 """
 
 import argparse
-import importlib
 import json
 import multiprocessing
 import os
@@ -18,7 +17,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
-from bench.row import Row, table
+from bench.row import Row, rows_of, table
 
 MODULES = ("throughput", "hot_path", "lone_job", "encode", "repeats", "start", "loading")
 LIBRARIES = ("runpod", "torch", "diffusers", "transformers", "minio", "Pillow", "opencv-python-headless", "numpy")
@@ -29,13 +28,8 @@ def measured(name: str) -> tuple[list[Row], float]:
     """The rows of a module, in a fresh process, and the seconds that they took."""
     begin = time.perf_counter()
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-        rows: list[Row] = process.submit(_rows, name).result()
+        rows = process.submit(rows_of, name).result()
     return rows, time.perf_counter() - begin
-
-
-def _rows(name: str) -> list[Row]:
-    rows: list[Row] = importlib.import_module(f"bench.{name}").rows()
-    return rows
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """One line of the table that `python -m bench` makes: a goal, the plain form of other workers, and ours."""
 
+import importlib
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,12 @@ class Row:
     def __str__(self) -> str:
         """In one line."""
         return f"{'PASS' if self.passed else 'FAIL'}  {self.what}: {self.ours} (goal {self.goal}; plain {self.plain})"
+
+
+def rows_of(module: str) -> list[Row]:
+    """What a module of this folder measures, here and now."""
+    rows: list[Row] = importlib.import_module(f"bench.{module}").rows()
+    return rows
 
 
 def table(rows: Sequence[Row]) -> str:
