@@ -61,6 +61,9 @@ class Prepared:
         """As the library's, which looks at every module for it."""
         return self._device
 
+    def maybe_free_model_hooks(self) -> None:
+        """Nothing to do: the library looks at every module for what has been moved off the GPU, and nothing is."""
+
     def text(self, prompt: str, _pictures: int) -> str:
         """What the text encoder reads: prompt and pictures in the pipeline's template."""
         template: str = self.prompt_template_encode  # type: ignore[attr-defined]
