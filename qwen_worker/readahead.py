@@ -1,8 +1,6 @@
 """Weights → the page cache, from the first moment of a process on: while it imports its libraries, the disk reads."""
 
-import contextlib
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -16,9 +14,6 @@ log = logging.getLogger(__name__)
 FAILURES = (AttributeError, LookupError, OSError, TypeError, ValueError)
 
 READERS = 4
-# Kilobytes that the kernel reads ahead of a reader by itself, from which on others would only have the disk jump about:
-# on one with 8192 a single reader had 3.0 GB/s, two to four had 1.9.
-FAR_AHEAD = 4096
 # Bytes of memory that stay free beside what is read: for the libraries, and for what a network takes on its way.
 MARGIN = 4_000_000_000
 CGROUPS = (
@@ -54,8 +49,7 @@ class ReadAhead:
         self._bytes, self._read_bytes, self._stopped = 0, 0, ""
         self._first_s: float | None = None
         self._readers = [
-            threading.Thread(target=self._read, name=f"read-ahead-{number}", daemon=True)
-            for number in range(readers(files))
+            threading.Thread(target=self._read, name=f"read-ahead-{number}", daemon=True) for number in range(READERS)
         ]
         for reader in self._readers:
             reader.start()
@@ -110,15 +104,6 @@ class ReadAhead:
         if not self._stopped and self._room() - self._bytes < MARGIN:
             self._stopped = "no more fits into memory"
         return not self._stopped
-
-
-def readers(files: Sequence[Path]) -> int:
-    """How many read best from where these files are."""
-    with contextlib.suppress(OSError, ValueError):
-        device = files[0].stat().st_dev if files else 0
-        ahead = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb").read_text()
-        return 1 if int(ahead) >= FAR_AHEAD else READERS
-    return READERS
 
 
 def available(root: Path = Path("/")) -> int:
