@@ -3,6 +3,7 @@
 import functools
 import logging
 import math
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# Seconds after which a thread that computes in Python gives way: by default 5 ms, which the GPU's thread would wait.
+SWITCH_S = 0.0002
+
 
 def build(settings: Settings) -> Jobs:
     """Load the model, warm it up, and put the worker together. The bucket is not asked anything.
@@ -51,6 +55,7 @@ def build(settings: Settings) -> Jobs:
 
 def assemble(settings: Settings, editor: "Editor") -> Jobs:
     """Put a worker together around a loaded model."""
+    sys.setswitchinterval(SWITCH_S)
     bucket, made_with = build_bucket(settings), versions()
     intake = Intake()
     forecast = Forecast(AHEAD_S if settings.prefetch == "auto" else math.inf)

@@ -7,6 +7,7 @@ import json
 import logging
 import re
 import socket
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +27,7 @@ from local.tls import Authority, TLSForwarder
 from local.web import ImageHost, Reply
 from qwen_worker.archive import Archive
 from qwen_worker.budget import ENDLESS, Budget
-from qwen_worker.build import assemble, build_bucket, build_editor, decoder, limits
+from qwen_worker.build import SWITCH_S, assemble, build_bucket, build_editor, decoder, limits
 from qwen_worker.job import UNFORESEEN, Answer, Jobs
 from qwen_worker.model.edit import Editor
 from qwen_worker.originals import Originals
@@ -80,6 +81,12 @@ def error_of(body: dict[str, Any]) -> dict[str, Any]:
     assert set(body["error"]) == {"type", "message", "details"}
     error: dict[str, Any] = body["error"]
     return error
+
+
+def test_whoever_computes_gives_way_to_the_gpu(jobs: Jobs) -> None:
+    """Python's own 5 ms are longer than what an edit waits for else."""
+    assert jobs
+    assert sys.getswitchinterval() == pytest.approx(SWITCH_S)
 
 
 def test_a_success_has_the_documented_shape(jobs: Jobs, host: ImageHost) -> None:
