@@ -166,6 +166,7 @@ def rows() -> list[Row]:
             f"{theirs['median']:.0f} ms, p99 {theirs['p99']:.0f} ms",
             f"{ours['median']:.1f} ms, p99 {ours['p99']:.1f} ms",
             passed=ours["median"] <= GOAL_MEDIAN_MS and ours["p99"] <= GOAL_P99_MS,
+            why="it waits for threads that hold Python's lock; alone it takes 4 to 5 ms, all of it diffusers' own",
             figures={"plain_ms": theirs, "ours_ms": ours},
         )
     ]

@@ -54,9 +54,11 @@ class ReadAhead:
         for reader in self._readers:
             reader.start()
 
-    def tell(self) -> None:
+    def tell(self) -> threading.Thread:
         """Log what was read when it is done, from a thread of its own."""
-        threading.Thread(target=self._tell, name="read-ahead", daemon=True).start()
+        thread = threading.Thread(target=self._tell, name="read-ahead", daemon=True)
+        thread.start()
+        return thread
 
     def wait(self) -> int:
         """Until it is done; the number of bytes that are in memory now."""

@@ -11,7 +11,7 @@ from qwen_worker.snapshots import weights
 UNUSED = "lm_head.weight"
 # Of a file's description of itself in bytes, as safetensors has it (MAX_HEADER_SIZE).
 MAX_HEADER = 100_000_000
-PIECE = 8 * 2**20  # bytes read at a time
+PIECE = 32 * 2**20  # bytes read at a time
 
 
 def files(folder: Path) -> list[Path]:

@@ -2,7 +2,6 @@
 
 import json
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -36,9 +35,7 @@ def test_every_byte_is_read_once(files: list[Path]) -> None:
 def test_it_is_told_when_it_is_done(files: list[Path]) -> None:
     """When it began, bytes and seconds, in one line."""
     with caught() as stream:
-        reading = ReadAhead(files, lambda: 0.5)
-        reading.tell()
-        next(thread for thread in threading.enumerate() if thread.name == "read-ahead").join()
+        ReadAhead(files, lambda: 0.5).tell().join()
     line = json.loads(stream.getvalue())
 
     assert (line["message"], line["level"]) == ("weights read ahead", "INFO")
