@@ -96,7 +96,7 @@ class ReadAhead:
     def _count(self, size: int, was_read: bool) -> bool:  # noqa: FBT001 - as it is read
         """Whether there may be more."""
         with self._lock:
-            if self._first_s is None:
+            if size and self._first_s is None:
                 self._first_s = self._began()
             self._bytes += size
             self._read_bytes += size if was_read else 0

@@ -53,9 +53,10 @@ def read(file: Path) -> Iterator[tuple[int, bool]]:
         for begin, end in _used(file):
             missing = _first_missing(opened.fileno(), begin, end)
             yield missing - begin, False
-            for offset in range(missing, end, PIECE):
-                # No byte is copied so. posix_fadvise alone reads but 8 MiB of it, and on some systems nothing.
-                yield os.sendfile(nowhere.fileno(), opened.fileno(), offset, min(PIECE, end - offset)), True
+            # No byte is copied so. posix_fadvise alone reads but 8 MiB of it, and on some systems nothing.
+            while sent := os.sendfile(nowhere.fileno(), opened.fileno(), missing, min(PIECE, end - missing)):
+                missing += sent
+                yield sent, True
 
 
 def _used(file: Path) -> Iterator[tuple[int, int]]:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx2
 from huggingface_hub import hf_hub_download, snapshot_download
@@ -66,16 +67,9 @@ class Hub:
             if found:
                 return found, _revision(origin, found)
             _forget_cut_off(origin, self.cache)
-            folder = snapshot_download(
-                origin.id,
-                revision=origin.revision,
-                token=self.token or None,
-                cache_dir=self.cache,
-                allow_patterns=list(patterns),
-                max_workers=AT_A_TIME,
-            )
         except FAILURES as error:
             raise _not_downloaded(origin, error) from error
+        folder = self._snapshot(origin, patterns)
         # Where it cannot reach the Hub the library returns what there is.
         if not is_whole(Path(folder), patterns):
             raise _not_downloaded(origin, LocalEntryNotFoundError(folder))
@@ -106,18 +100,22 @@ class Hub:
         Raises:
             LoadError: it does not tell.
         """
+        files = self._snapshot(origin, patterns, dry_run=True)
+        return sum(file.file_size or 0 for file in files if file.will_download)
+
+    def _snapshot(self, origin: Origin, patterns: Sequence[str], *, dry_run: bool = False) -> Any:
         try:
-            files = snapshot_download(
+            return snapshot_download(
                 origin.id,
                 revision=origin.revision,
                 token=self.token or None,
                 cache_dir=self.cache,
                 allow_patterns=list(patterns),
-                dry_run=True,
+                max_workers=AT_A_TIME,
+                dry_run=dry_run,
             )
         except FAILURES as error:
             raise _not_downloaded(origin, error) from error
-        return sum(file.file_size or 0 for file in files if file.will_download)
 
     @property
     def cache(self) -> Path | None:
