@@ -38,6 +38,8 @@ from local.web import ImageHost
 from qwen_worker.build import assemble, build_bucket, build_sources
 from qwen_worker.images import drift
 from qwen_worker.images.encode import encode
+from qwen_worker.presets import PresetName
+from qwen_worker.profiles import ProfileName
 from qwen_worker.request import ImageRequest
 from qwen_worker.schema import OutputFormat, Size
 from qwen_worker.settings import Settings
@@ -57,6 +59,9 @@ class Ready:
 
     model_id, model_revision, grid, t2i_model = "ready", "0", 16, None
     loras: Mapping[str, str] = {}
+    preset: PresetName = "exact"
+    profile: ProfileName = "bf16"
+    making: Mapping[str, Any] = {}
 
     def __init__(self) -> None:
         self._made: Image.Image | None = None

@@ -18,6 +18,8 @@ from local.pace import Pace
 from qwen_worker.build import assemble, decoder, limits
 from qwen_worker.errors import ModelError
 from qwen_worker.job import Jobs
+from qwen_worker.presets import PresetName
+from qwen_worker.profiles import ProfileName
 from qwen_worker.request import ImageRequest
 from qwen_worker.schema import Size
 
@@ -30,6 +32,9 @@ class PacedEditor:
     grid = 16
     t2i_model = None
     loras: Mapping[str, str] = {}
+    preset: PresetName = "exact"
+    profile: ProfileName = "bf16"
+    making: Mapping[str, Any] = {}
 
     def __init__(self, pace: Pace) -> None:
         self._pace = pace

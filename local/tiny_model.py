@@ -76,7 +76,7 @@ LORA_LAYERS = ("attn.to_q.weight", "attn.to_v.weight", "attn.to_out.0.weight")
 LoraStyle = Literal["peft", "lightning"]
 
 
-def make(folder: Path, *, plus: bool = False, seed: int = 0) -> Path:
+def make(folder: Path, *, plus: bool = False, seed: int = 0, layers: int = 2, gain: float = WEIGHT_GAIN) -> Path:
     """Write a tiny model into `folder`, replacing what is there, and return the folder.
 
     The same arguments make the same bytes.
@@ -85,6 +85,8 @@ def make(folder: Path, *, plus: bool = False, seed: int = 0) -> Path:
         folder: where the model goes.
         plus: QwenImageEditPlusPipeline (several images) instead of QwenImageEditPipeline.
         seed: of the random weights.
+        layers: blocks of the transformer.
+        gain: how much larger the weights are than a fresh initialisation.
     """
     torch.manual_seed(seed)
     tokenizer = _tokenizer(WORDS)
@@ -92,12 +94,12 @@ def make(folder: Path, *, plus: bool = False, seed: int = 0) -> Path:
     parts: dict[str, Any] = {
         "scheduler": FlowMatchEulerDiscreteScheduler(**SCHEDULER_CONFIG),
         "text_encoder": _text_encoder(tokenizer),
-        "transformer": _transformer(),
+        "transformer": _transformer(layers),
         "vae": _vae(),
         "tokenizer": tokenizer,
         "processor": processor,
     }
-    _write(folder, QwenImageEditPlusPipeline if plus else QwenImageEditPipeline, parts)
+    _write(folder, QwenImageEditPlusPipeline if plus else QwenImageEditPipeline, parts, gain)
     tokenizer.save_pretrained(folder / "processor")
     return folder
 
@@ -179,12 +181,12 @@ def make_21(folder: Path, *, seed: int = 0) -> Path:
     return folder
 
 
-def _write(folder: Path, pipeline: type, parts: dict[str, Any]) -> None:
+def _write(folder: Path, pipeline: type, parts: dict[str, Any], gain: float = WEIGHT_GAIN) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for name, part in parts.items():
         if isinstance(part, torch.nn.Module):
-            _amplify(part)
+            _amplify(part, gain)
             part.to(torch.bfloat16)
         part.save_pretrained(folder / name)
     names = {name: [type(part).__module__.partition(".")[0], type(part).__name__] for name, part in parts.items()}
@@ -230,9 +232,9 @@ def _text_encoder(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLForConditionalGenerati
     return Qwen2_5_VLForConditionalGeneration(config)
 
 
-def _transformer() -> QwenImageTransformer2DModel:
+def _transformer(layers: int = 2) -> QwenImageTransformer2DModel:
     return QwenImageTransformer2DModel(
-        in_channels=64, out_channels=16, num_layers=2, attention_head_dim=16, num_attention_heads=2,
+        in_channels=64, out_channels=16, num_layers=layers, attention_head_dim=16, num_attention_heads=2,
         joint_attention_dim=32, axes_dims_rope=(4, 6, 6),
     )  # fmt: skip
 
@@ -276,11 +278,11 @@ def _vae_21() -> AutoencoderKLQwenImage21:
     )  # fmt: skip
 
 
-def _amplify(module: torch.nn.Module) -> None:
+def _amplify(module: torch.nn.Module, gain: float) -> None:
     with torch.no_grad():
         for name, weight in module.named_parameters():
             if weight.dim() > 1 and "embed_tokens" not in name:
-                weight.mul_(WEIGHT_GAIN)
+                weight.mul_(gain)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from qwen_worker.imports import importing
 from qwen_worker.intake import Intake
 from qwen_worker.job import Jobs
 from qwen_worker.originals import Originals
+from qwen_worker.profiles import published
 from qwen_worker.schema import INPUTS, MAX_IMAGES, Rules
 from qwen_worker.service import Service
 from qwen_worker.settings import Settings
@@ -78,25 +79,30 @@ def assemble(settings: Settings, editor: "Editor") -> Jobs:
 
 def build_rules(settings: Settings) -> Rules:
     """What the models let a request ask for."""
-    row, t2i = settings.model, settings.t2i
+    row, t2i, preset = settings.model, settings.t2i, settings.tuning.preset
+    steps = preset.distilled_steps
     generate = None
     if t2i:
         generate = Rules(
-            steps=t2i.steps,
-            cfg_scale=t2i.cfg_scale,
+            steps=steps or t2i.steps,
+            cfg_scale=1.0 if steps else t2i.cfg_scale,
             max_steps=settings.max_inference_steps,
             max_images=0,
             masks=False,
             size=TEXT_TO_IMAGE_SIZE,
+            preset=preset.name,
+            distilled_steps=steps,
         )
     return Rules(
-        steps=row.steps,
-        cfg_scale=row.cfg_scale,
+        steps=steps or row.steps,
+        cfg_scale=1.0 if steps else row.cfg_scale,
         max_steps=settings.max_inference_steps,
         max_images=MAX_IMAGES if row.takes_several else 1,
         masks=row.takes_masks,
         loras={lora.name: lora.trigger_word for lora in settings.loras},
         generate=generate,
+        preset=preset.name,
+        distilled_steps=steps,
     )
 
 
@@ -113,6 +119,8 @@ def about(settings: Settings, editor: "Editor", rules: Rules, made_with: dict[st
         "t2i_model_revision": editor.t2i_model and editor.t2i_model[1],
         "operations": [name for name in operations if name != "inpaint" or rules.masks],
         "loras": dict(rules.loras),
+        "preset": editor.preset,
+        "profile": editor.profile,
         "device": device(),
         "versions": made_with,
     }
@@ -164,9 +172,12 @@ def build_editor(settings: Settings) -> "Editor":
     with importing():
         from qwen_worker.model.edit import Editor  # noqa: PLC0415
         from qwen_worker.model.load import load  # noqa: PLC0415
+        from qwen_worker.model.room import chosen  # noqa: PLC0415
 
     start.done("imports")
     begin = time.perf_counter()
+    if known := published(settings.model, settings.t2i):
+        chosen(settings.profile, known)  # nothing is downloaded that does not fit
     model = load(
         settings.model_id,
         settings.model_revision,
@@ -176,8 +187,8 @@ def build_editor(settings: Settings) -> "Editor":
         allow_cpu=settings.allow_cpu,
         t2i=Origin(settings.t2i_model_id, settings.t2i_model_revision) if settings.t2i else None,
         loras=settings.loras,
-        weights_gb=settings.weights_gb,
         computed_bytes=settings.computed_cache_bytes,
+        tuning=settings.tuning,
     )
     loaded = time.perf_counter()
     start.done("load")
@@ -197,6 +208,11 @@ def build_editor(settings: Settings) -> "Editor":
             "t2i_model_id": model.t2i.id if model.t2i else None,
             "t2i_model_revision": model.t2i.revision if model.t2i else None,
             "loras": {name: lora.origin for name, lora in model.loras.items()},
+            "preset": model.preset.name,
+            "lightning": model.lightning,
+            "profile": model.profile.name,
+            "attention": model.attention,
+            "compiled": model.compiled,
             "load_s": round(loaded - begin, 1),
             "warm_up_s": round(time.perf_counter() - loaded, 1),
         },

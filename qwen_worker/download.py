@@ -37,7 +37,7 @@ def download(settings: Settings) -> None:
         for one, patterns in settings.origins.items()
         if not find(one, patterns, settings.hub_caches)
     }
-    for lora in settings.loras:
+    for lora in settings.lora_files:
         there = find_file(lora.origin, lora.weight_file, settings.hub_caches)
         if not (there or Path(lora.source).is_dir()):
             missing[lora.origin] = missing.get(lora.origin, 0) + hub.bytes_missing(lora.origin, [lora.weight_file])
@@ -47,7 +47,7 @@ def download(settings: Settings) -> None:
         with _lines(one, cache, missing.get(one, 0)):
             folder, _ = hub.folder(one, patterns)
         log.info("%s: %s", one.id, folder)
-    for lora in settings.loras:
+    for lora in settings.lora_files:
         with _lines(lora.origin, cache, missing.get(lora.origin, 0)):
             file, _ = hub.file(lora.origin, lora.weight_file)
         log.info("%s: %s", lora.name, file)

@@ -13,6 +13,8 @@ from PIL import Image
 from qwen_worker.errors import ModelError
 from qwen_worker.intake import Intake
 from qwen_worker.prepared import Prepared
+from qwen_worker.presets import PresetName
+from qwen_worker.profiles import ProfileName
 from qwen_worker.request import ImageRequest
 from qwen_worker.schema import Size
 from qwen_worker.stopwatch import Stopwatch
@@ -30,6 +32,9 @@ class Editor(Protocol):
     model_revision: str
     grid: int
     loras: Mapping[str, str]  # name → source@revision/file
+    preset: PresetName
+    profile: ProfileName
+    making: Mapping[str, Any]  # what else decides a picture
 
     def made_by(self, request: ImageRequest) -> tuple[str, str]:
         """Id and revision of the model that makes this request's picture."""

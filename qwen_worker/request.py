@@ -166,6 +166,7 @@ def _understand(said: EditInput | GenerateInput, job_id: str, rules: Rules) -> I
         # A number may have thousands of digits, more than Python writes.
         number = f" {asked}" if asked < SEEDS else ""
         warnings.append(f"num_inference_steps{number} was clamped to {steps}")
+    warnings += _unusual(said, rules, steps, scale)
     edit = _edit_of(said, rules) if isinstance(said, EditInput) else _NO_EDIT | {"prompt": said.prompt}
     sides = (said.width, said.height) if said.width and said.height else None
     return ImageRequest(
@@ -184,6 +185,20 @@ def _understand(said: EditInput | GenerateInput, job_id: str, rules: Rules) -> I
         reuse=said.reuse,
         warnings=tuple(warnings),
     )
+
+
+def _unusual(said: EditInput | GenerateInput, rules: Rules, steps: int, scale: float) -> list[str]:
+    """What is done as it was asked for, and does not do what one would think."""
+    warnings = []
+    if scale == 1 and said.negative_prompt.strip():
+        warnings.append("negative_prompt says nothing without guidance, at true_cfg_scale 1")
+    if rules.distilled_steps not in {None, steps}:
+        warnings.append(
+            f"num_inference_steps is {steps}: the preset {rules.preset} is made for {rules.distilled_steps}"
+        )
+    if rules.distilled_steps and said.scheduler != "FlowMatchEuler":
+        warnings.append(f"scheduler is {said.scheduler}: the preset {rules.preset} is made for FlowMatchEuler")
+    return warnings
 
 
 _NO_EDIT: dict[str, Any] = {

@@ -4,6 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from qwen_worker.presets import PresetName
+from qwen_worker.profiles import ProfileName
 from qwen_worker.request import Knobs
 from qwen_worker.schema import Frozen, Size
 
@@ -79,6 +81,7 @@ class Timings(BaseModel):
 class Meta(Knobs):
     """How the picture was made.
 
+    preset: of the worker that made it, as PRESET says; with `profile`.
     cache: a hit if sources and mask all came out of the bucket.
     geometry: None for a picture that was made from nothing.
     reused: the picture was made for an earlier request that is the same, and no model ran.
@@ -86,6 +89,8 @@ class Meta(Knobs):
 
     model_id: str
     model_revision: str
+    preset: PresetName
+    profile: ProfileName
     warnings: tuple[str, ...]
     cache: CacheState
     reused: bool

@@ -125,6 +125,8 @@ class Rules:
         loras: name → trigger word, which may be empty.
         size: of a picture that is made from nothing, in pixels.
         generate: the rules of `generate`; None if the worker has no model for it.
+        preset: of the worker.
+        distilled_steps: that its model is made for; it takes no guidance then.
     """
 
     steps: int
@@ -135,6 +137,8 @@ class Rules:
     loras: Mapping[str, str] = field(default_factory=dict)
     size: Size = (1024, 1024)
     generate: "Rules | None" = None
+    preset: str = "exact"
+    distilled_steps: int | None = None
 
 
 class PictureInput(BaseModel):
@@ -187,6 +191,19 @@ class PictureInput(BaseModel):
         # A field that is refused itself is not in the data; so in all that follows.
         if info.data.get("true_cfg_scale") not in {None, scale}:
             raise PydanticCustomError("scale", "is an alias of true_cfg_scale and says something else: leave it out")
+        return scale
+
+    @field_validator("true_cfg_scale", "guidance_scale")
+    @classmethod
+    def _no_guidance(cls, scale: float | None, info: ValidationInfo) -> float | None:
+        rules: Any = info.context
+        if scale is not None and scale > 1 and rules.distilled_steps:
+            raise PydanticCustomError(
+                "distilled",
+                "must be 1, or left out: the preset of this worker is {preset}, whose model has its guidance in "
+                "it; one with PRESET=exact or balanced can be guided",
+                {"preset": rules.preset},
+            )
         return scale
 
     @field_validator("num_inference_steps", mode="before")

@@ -177,7 +177,7 @@ class Service:
         # A picture made from nothing has seen parts of both models.
         models = [self._editor.made_by(request), (self._editor.model_id, self._editor.model_revision)]
         loras = [self._editor.loras[name] for name in request.lora]
-        maker = json.dumps([models, loras, dict(self._archive.versions)], sort_keys=True)
+        maker = json.dumps([models, loras, dict(self._editor.making), dict(self._archive.versions)], sort_keys=True)
         return request.digest([one.sha256 for one in images], [one.sha256 for one in masks], maker)
 
     async def _done(self, work: _Work, member: Member) -> Done:
@@ -279,6 +279,8 @@ class Service:
         meta = Meta(
             model_id=model_id,
             model_revision=revision,
+            preset=self._editor.preset,
+            profile=self._editor.profile,
             **request.model_dump(include=set(Knobs.model_fields)),
             warnings=(*prepared.warnings, *warnings),
             cache=None,

@@ -35,7 +35,10 @@ from qwen_worker.family import (
     untested,
 )
 from qwen_worker.hosts import DEFAULT_PORTS, HostList, ports_of
+from qwen_worker.presets import EXACT, PRESETS, PresetName, lightning
+from qwen_worker.profiles import ProfileName
 from qwen_worker.snapshots import FILES, TEXT_TO_IMAGE_FILES, Origin, own_cache
+from qwen_worker.tuning import AttentionName, Tuning
 
 RUNPOD_VOLUME = Path("/runpod-volume")
 DEADLINES = {"storage_timeout_seconds", "timeout_seconds", "decode_seconds", "inference_timeout_seconds"}
@@ -124,6 +127,21 @@ def budget_of(deadlines: Mapping[str, float], execution_s: float) -> Budget:
     )
 
 
+def _object(value: Any) -> Any:
+    """The one LoRA of its kind needs no name."""
+    if not isinstance(value, str):
+        return value
+    try:
+        said = json.loads(value)
+    except ValueError as error:
+        raise ValueError(f"is not JSON: {error}") from None
+    if not isinstance(said, dict):
+        problem = 'must be a JSON object, as in {"source": ..., "revision": ..., "weight_file": ...}'
+        raise ValueError(problem)  # noqa: TRY004 - what pydantic listens to
+    return {"name": "lightning", **said}
+
+
+Lightning = Annotated[LoraSource | None, NoDecode, BeforeValidator(_object)]
 Secret = Annotated[SecretStr, BeforeValidator(lambda said: said.strip() if isinstance(said, str) else said)]
 
 
@@ -236,6 +254,33 @@ class Settings(BaseSettings):
             '`[{"name": "...", "source": "org/repo or folder", "revision": "40 hex digits, none for a folder", '
             '"weight_file": "path/in/it.safetensors", "trigger_word": "..., optional"}]`',
         )
+    )
+    preset: PresetName = Field(
+        "exact",
+        description="exact: every step in full; balanced: steps in which little changes are shortened; fast-8, fast-4: "
+        "a Lightning LoRA is fused into the model, which then takes 8 or 4 steps and no guidance",
+    )
+    lightning_lora: Lightning = Field(
+        None,
+        description="the LoRA that fast-8 and fast-4 fuse, a JSON object with source, revision and weight_file as in "
+        "LORAS; default: the published one of a known model",
+        validate_default=True,
+    )
+    t2i_lightning_lora: Lightning = Field(None, description="the same for T2I_MODEL_ID", validate_default=True)
+    profile: ProfileName | Literal["auto"] = Field(
+        "auto",
+        description="how the model is kept in the GPU's memory: bf16, bf16-offload, fp8, fp8-offload, int4, "
+        "int4-offload; auto: the first of these that fits. fp8 and int4 change pictures, "
+        "-offload takes time for each new prompt",
+    )
+    attention: AttentionName | Literal["auto"] = Field(
+        "auto", description="which kernel computes attention: native, flash, cudnn or efficient; auto: by the GPU"
+    )
+    compile: bool = Field(
+        False,
+        description="1: the transformer's blocks are compiled at the start, for any size; what was compiled is kept on "
+        "the volume, if one is mounted",
+        validate_default=True,
     )
     hf_token: Secret = Field(SecretStr(""), description="Hugging Face token, for private repositories")
     hf_home: Path | None = Field(
@@ -364,6 +409,53 @@ class Settings(BaseSettings):
             return ""
         return commit_of(model, revision, TEXT_TO_IMAGE[model].revision if model in TEXT_TO_IMAGE else None)
 
+    @field_validator("lightning_lora")
+    @classmethod
+    def _fits_the_model(cls, named: LoraSource | None, info: ValidationInfo) -> LoraSource | None:
+        """Fill in the published one, if the preset wants one."""
+        if not info.data.keys() >= {"preset", "model_id", "model_class"}:  # refused themselves
+            return named
+        preset = PRESETS[info.data["preset"]]
+        if preset != EXACT and info.data["model_class"] == "QwenImage21Pipeline":
+            raise ValueError(f"PRESET={preset.name} is not for QwenImage21Pipeline models: set PRESET to exact")
+        return lightning(preset, info.data["model_id"], named, "LIGHTNING_LORA")
+
+    @field_validator("t2i_lightning_lora")
+    @classmethod
+    def _fits_the_t2i_model(cls, named: LoraSource | None, info: ValidationInfo) -> LoraSource | None:
+        """The same of the text-to-image model, if there is one."""
+        if not info.data.keys() >= {"preset", "t2i_model_id"}:
+            return named
+        if not info.data["t2i_model_id"]:
+            if named:
+                raise ValueError("is for T2I_MODEL_ID, which is not set: leave it empty")
+            return None
+        return lightning(PRESETS[info.data["preset"]], info.data["t2i_model_id"], named, "T2I_LIGHTNING_LORA")
+
+    @field_validator("compile")
+    @classmethod
+    def _compiles_once(cls, wanted: bool, info: ValidationInfo) -> bool:  # noqa: FBT001 - pydantic's signature
+        if wanted and info.data.get("loras"):
+            raise ValueError("must be 0 with LORAS: every scale of one would be compiled anew, while a job waits")
+        return wanted
+
+    @property
+    def tuning(self) -> Tuning:
+        """What is given for speed and memory."""
+        return Tuning(
+            preset=PRESETS[self.preset],
+            profile=self.profile,
+            lightning=self.lightning_lora,
+            t2i_lightning=self.t2i_lightning_lora,
+            attention=self.attention,
+            compile=self.compile,
+        )
+
+    @property
+    def lora_files(self) -> tuple[LoraSource, ...]:
+        """Of all LoRAs that are loaded: those that are offered, and those that are fused."""
+        return (*self.loras, *filter(None, (self.lightning_lora, self.t2i_lightning_lora)))
+
     @property
     def budget(self) -> Budget:
         """The time of a job."""
@@ -392,12 +484,6 @@ class Settings(BaseSettings):
         if not self.t2i_model_id:
             return None
         return TEXT_TO_IMAGE.get(self.t2i_model_id) or untested(self.t2i_model_id, "QwenImagePipeline")
-
-    @property
-    def weights_gb(self) -> float | None:
-        """Of all models together in 10^9 bytes, if every one of them is known."""
-        sizes = [row.weights_gb for row in (self.model, self.t2i) if row]
-        return None if None in sizes else sum(filter(None, sizes))
 
     @property
     def ports(self) -> tuple[range, ...]:

@@ -51,6 +51,6 @@ def begin() -> None:
 def weights_of(settings: Settings) -> list[Path]:
     """The files of all weights that are on this machine, in the order in which they are loaded."""
     found = [(find(one, patterns, settings.hub_caches), patterns) for one, patterns in settings.origins.items()]
-    loras = [find_file(lora.origin, lora.weight_file, settings.hub_caches) for lora in settings.loras]
+    loras = [find_file(lora.origin, lora.weight_file, settings.hub_caches) for lora in settings.lora_files]
     networks = [file for folder, patterns in found if folder for file in weight_files(folder, patterns)]
     return [*networks, *filter(None, loras)]

@@ -31,6 +31,7 @@ def finished(key: str, data: bytes = b"picture") -> Finished:
     meta = Meta(
         operation="edit", prompt="x", negative_prompt=" ", seed=1, num_inference_steps=2, true_cfg_scale=1.0,
         scheduler="FlowMatchEuler", strength=None, mask_feather=None, lora={}, model_id="m", model_revision="r",
+        preset="exact", profile="bf16",
         warnings=(), cache=None, reused=False, sources=(), mask=None, geometry=None, timings_ms=Timings(total=1.0),
         output=Picture(width=1, height=1, format="png", sha256=hashlib.sha256(data).hexdigest()),
     )  # fmt: skip

@@ -19,8 +19,9 @@ import torch
 from PIL import Image
 
 from qwen_worker.errors import ModelError, WorkerError, bad_input
-from qwen_worker.model import schedulers
+from qwen_worker.model import schedulers, skipping
 from qwen_worker.model.computed import Ready
+from qwen_worker.model.kernels import Seen
 from qwen_worker.model.load import Model
 from qwen_worker.model.loras import switched_on
 from qwen_worker.model.pipelines import EditPlusPipeline, Image21Pipeline, make_ready, prepared, seen_by_plus
@@ -63,6 +64,8 @@ class Editor:
         model_id: of the model that edits; with `model_revision`.
         t2i_model: id and revision of the model that makes pictures from words alone, if there is one.
         loras: name of a LoRA → what it is: `source@revision/weight_file`.
+        preset: of all models, as in PRESET; with `profile`.
+        making: what else decides a picture, beside model, LoRAs and request.
     """
 
     def __init__(self, model: Model, *, timeout_s: float) -> None:
@@ -71,6 +74,14 @@ class Editor:
         self.grid = model.pipeline.vae_scale_factor * 2
         self.loras: Mapping[str, str] = {name: lora.origin for name, lora in model.loras.items()}
         self.t2i_model = (model.t2i.id, model.t2i.revision) if model.t2i else None
+        self.preset, self.profile = model.preset.name, model.profile.name
+        self.making: Mapping[str, Any] = {
+            "preset": model.preset.name,
+            "weights": model.profile.weights,
+            "lightning": [model.lightning, model.t2i.lightning if model.t2i else None],
+            "compiled": model.compiled,
+        }
+        self._model = model
         self._pipeline = model.pipeline
         self._inpaint = model.inpaint
         self._t2i = model.t2i.pipeline if model.t2i else None
@@ -78,8 +89,9 @@ class Editor:
         self._timeout_s = timeout_s
         self._without_memory = 0  # edits in a row
         # Each pipeline gets a sampler for each request, made from its model's own.
-        self._scheduler = model.pipeline.scheduler
-        self._t2i_scheduler = self._t2i.scheduler if self._t2i else None
+        own = schedulers.distilled if model.preset.distilled_steps else lambda scheduler: scheduler
+        self._scheduler = own(model.pipeline.scheduler)
+        self._t2i_scheduler = own(self._t2i.scheduler) if self._t2i else None
         # The tokenizer that reads the prompts; QwenImage21Pipeline has no other.
         # A copy for `check`: to read a prompt sets how the next is read, and the pipelines do so in another thread.
         self._tokenizer = copy.deepcopy(model.pipeline.processor.tokenizer)
@@ -187,12 +199,17 @@ class Editor:
         return to_image(values, [one.convert("RGB") for one in ready.references])
 
     def warm_up(self) -> None:
-        """One small picture by each model, so that the first job finds every kernel loaded.
+        """One small picture by each model, so that the first job finds every kernel loaded, and those that were chosen.
 
         Raises:
             ModelError: the model does not work.
+            LoadError: it fell back to other kernels.
         """
-        rules = Rules(steps=MIN_STEPS, cfg_scale=4.0, max_steps=MIN_STEPS, max_images=1)
+        Seen(self._warm_up).check(self._model.attention, compiled=self._model.compiled)
+
+    def _warm_up(self) -> None:
+        scale = 1.0 if self._model.preset.distilled_steps else 4.0
+        rules = Rules(steps=MIN_STEPS, cfg_scale=scale, max_steps=MIN_STEPS, max_images=1)
         rules = replace(rules, generate=rules)
         pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
         picture = Image.fromarray(pixels).resize(WARM_UP_SIZE)
@@ -210,6 +227,8 @@ class Editor:
         # Two generators: the noise of the start and that of stochastic steps must not overlap.
         step_noise = torch.Generator().manual_seed(request.seed + 2**32)
         pipeline.scheduler = schedulers.build(request.scheduler, scheduler, step_noise)
+        if self._model.preset.skips:
+            skipping.begin(pipeline.transformer, guided=request.true_cfg_scale > 1)
         with prepared(pipeline, ready), switched_on(self._pipeline.transformer, request.lora):
             output = pipeline(
                 prompt=request.prompt,

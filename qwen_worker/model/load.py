@@ -12,21 +12,26 @@ from typing import Any, Protocol
 import diffusers
 import torch
 import transformers
+from diffusers.hooks import apply_group_offloading
 from transformers.processing_utils import ProcessorMixin
 
 from qwen_worker import shards
 from qwen_worker.family import LoraSource, PipelineName
 from qwen_worker.images.geometry import NATIVE_AREA
-from qwen_worker.model import room
+from qwen_worker.model import kernels, room
 from qwen_worker.model.computed import Computed, remember_pictures
 from qwen_worker.model.frames import PictureVAE
 from qwen_worker.model.hub import Hub, LoadError
-from qwen_worker.model.loras import Lora, load_loras
+from qwen_worker.model.loras import Lora, fuse, lay_lightning, load_loras
 from qwen_worker.model.pipelines import CLASSES, Image21Pipeline, TextPipeline
+from qwen_worker.model.quantize import quantize
 from qwen_worker.model.reading import Reading
+from qwen_worker.presets import EXACT, Preset
+from qwen_worker.profiles import BF16, Profile
 from qwen_worker.readahead import READERS, ReadAhead
 from qwen_worker.schema import Size
-from qwen_worker.snapshots import FILES, NETWORKS, TEXT_TO_IMAGE_FILES, Origin
+from qwen_worker.snapshots import FILES, TEXT_TO_IMAGE_FILES, Origin
+from qwen_worker.tuning import PLAIN, AttentionName, Tuning
 
 # What Image21Processor makes of a system prompt: the same text that QwenImage21Pipeline formats by hand.
 SYSTEM_TEMPLATE = (
@@ -68,11 +73,12 @@ class Pipeline(Protocol):
 
 @dataclass(frozen=True)
 class TextToImage:
-    """A loaded QwenImagePipeline, and where its transformer came from."""
+    """A loaded QwenImagePipeline, and where its transformer came from; `lightning` as of `Model`."""
 
     pipeline: Pipeline
     id: str
     revision: str
+    lightning: str | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,11 @@ class Model:
         t2i: makes pictures from words alone, with a transformer of its own and the text encoder and VAE of `pipeline`.
         loras: name → one that lies beside the weights of the transformer of `pipeline` and `inpaint`.
         computed: what the pipelines remember.
+        preset: of all of it.
+        profile: of all of it.
+        lightning: the LoRA that is fused into the transformer of `pipeline`: `source@revision/weight_file`.
+        attention: which kernel computes it.
+        compiled: the blocks of the transformers are.
     """
 
     pipeline: Pipeline
@@ -95,6 +106,11 @@ class Model:
     computed: Computed
     t2i: TextToImage | None = None
     loras: Mapping[str, Lora] = field(default_factory=dict)
+    preset: Preset = EXACT
+    profile: Profile = BF16
+    lightning: str | None = None
+    attention: AttentionName = "native"
+    compiled: bool = False
 
 
 class ImageProcessor(Reading, transformers.Qwen2VLProcessor):  # type: ignore[misc]
@@ -147,8 +163,8 @@ def load(
     allow_cpu: bool,
     t2i: Origin | None = None,
     loras: Sequence[LoraSource] = (),
-    weights_gb: float | None = None,
     computed_bytes: int = 0,
+    tuning: Tuning = PLAIN,
 ) -> Model:
     """Load a model in bfloat16, on CUDA.
 
@@ -161,8 +177,8 @@ def load(
         allow_cpu: without CUDA, load on the CPU instead of failing.
         t2i: a text-to-image model, if pictures are to be made from words alone.
         loras: what requests may switch on.
-        weights_gb: of all models together in 10^9 bytes, if it is known: then nothing is downloaded that does not fit.
         computed_bytes: what may be kept of what was computed of prompts and pictures.
+        tuning: preset, profile and kernels.
 
     Raises:
         LoadError: no CUDA, too little memory on the GPU, no model, another class, missing weights, parts that do not
@@ -170,25 +186,31 @@ def load(
     """
     if not (torch.cuda.is_available() or allow_cpu):
         raise LoadError("no CUDA device: this worker needs a GPU (ALLOW_CPU=1 is for tests and the demo)")
-    room.check((weights_gb or 0) * 1e9)
+    kernels.check(tuning)
     hub = Hub(token, caches)
     folder, loaded = hub.folder(Origin(model_id, revision), FILES)
-    needed = room.weights(folder, NETWORKS)
+    needed = room.numbers(folder)
     if t2i:
-        needed += room.weights(hub.folder(t2i, TEXT_TO_IMAGE_FILES)[0], NETWORKS[:1])
-    room.check(needed)
+        needed += room.numbers(hub.folder(t2i, TEXT_TO_IMAGE_FILES)[0], transformer_alone=True)
+    profile = room.chosen(tuning.profile, needed)
     edit_class, inpaint_class = CLASSES[pipeline]
     parts = _image_21_parts if edit_class is Image21Pipeline else _edit_parts
-    edit = _build(folder, edit_class, parts, pipeline)
+    networks = _Networks(profile, tuning.lightning, hub)
+    edit = _build(folder, edit_class, lambda where: parts(where, networks), pipeline)
     offered = load_loras(edit.transformer, loras, hub)
     inpaint = inpaint_class(**edit.components) if inpaint_class else None
-    text = _text_to_image(t2i, edit, hub) if t2i else None
+    text = _text_to_image(t2i, edit, hub, _Networks(profile, tuning.t2i_lightning, hub)) if t2i else None
     computed = Computed(computed_bytes)
     remember_pictures(edit.text_encoder, computed)
     for one in filter(None, (edit, inpaint, text and text.pipeline)):
         one.set_progress_bar_config(disable=True)
         one.adapt(computed)
-    return Model(edit, inpaint, model_id, loaded, computed, text, offered)
+    transformers_ = [edit.transformer, *([text.pipeline.transformer] if text else [])]
+    used = kernels.use(transformers_, tuning)
+    return Model(
+        edit, inpaint, model_id, loaded, computed, text, offered, tuning.preset, profile, networks.fused, used,
+        compiled=tuning.compile,
+    )  # fmt: skip
 
 
 def _build(folder: Path, pipeline_class: Any, parts: Callable[[Path], dict[str, Any]], wanted: str) -> Any:
@@ -205,17 +227,18 @@ def _build(folder: Path, pipeline_class: Any, parts: Callable[[Path], dict[str, 
         raise LoadError(f"the model in {folder} cannot be loaded: {error}") from error
 
 
-def _text_to_image(origin: Origin, edit: Any, hub: Hub) -> TextToImage:
+def _text_to_image(origin: Origin, edit: Any, hub: Hub, networks: "_Networks") -> TextToImage:
     """A pipeline on the text encoder and the VAE of the edit pipeline: the same objects, not copies."""
 
     def parts(folder: Path) -> dict[str, Any]:
-        transformer = network(diffusers.QwenImageTransformer2DModel, folder / "transformer")
+        transformer = networks.transformer(diffusers.QwenImageTransformer2DModel, folder)
         _check_fit(transformer.config, edit)
         shared = {name: getattr(edit, name) for name in ("vae", "text_encoder", "tokenizer")}
         return {"transformer": transformer, **shared}
 
     folder, revision = hub.folder(origin, TEXT_TO_IMAGE_FILES)
-    return TextToImage(_build(folder, TextPipeline, parts, "QwenImagePipeline"), origin.id, revision)
+    pipeline = _build(folder, TextPipeline, parts, "QwenImagePipeline")
+    return TextToImage(pipeline, origin.id, revision, networks.fused)
 
 
 def _check_fit(config: Any, edit: Any) -> None:
@@ -235,11 +258,11 @@ def _check_fit(config: Any, edit: Any) -> None:
             )
 
 
-def _edit_parts(folder: Path) -> dict[str, Any]:
-    transformer = network(diffusers.QwenImageTransformer2DModel, folder / "transformer")
+def _edit_parts(folder: Path, networks: "_Networks") -> dict[str, Any]:
+    transformer = networks.transformer(diffusers.QwenImageTransformer2DModel, folder)
     vae = network(PictureVAE, folder / "vae")
     vae.leave_time_out()
-    text_encoder = network(transformers.Qwen2_5_VLModel, folder / "text_encoder")
+    text_encoder = networks.text_encoder(transformers.Qwen2_5_VLModel, folder)
     text_encoder.register_forward_pre_hook(give_image_positions, with_kwargs=True)
     image_processor = _read(transformers.Qwen2VLImageProcessorPil, folder / "processor")
     image_processor.size.longest_edge = min(image_processor.size.longest_edge, MAX_SEEN_PIXELS)
@@ -252,17 +275,17 @@ def _edit_parts(folder: Path) -> dict[str, Any]:
     }
 
 
-def _image_21_parts(folder: Path) -> dict[str, Any]:
+def _image_21_parts(folder: Path, networks: "_Networks") -> dict[str, Any]:
     """Without the `sample_sigmas` of model_index.json, which would win over the steps that a request asks for."""
     image_processor = _read(transformers.Qwen2VLImageProcessorPil, folder / "processor")
     # The transformer puts the VAE's latents in the places of the image tokens, four to one: the text encoder must see
     # a picture at the size at which the VAE does. The processor's own limits would move it, under 256 x 256 pixels too.
     image_processor.do_resize = False
     return {
-        "transformer": network(diffusers.QwenImage21Transformer2DModel, folder / "transformer"),
+        "transformer": networks.transformer(diffusers.QwenImage21Transformer2DModel, folder),
         "vae": network(diffusers.AutoencoderKLQwenImage21, folder / "vae"),
         # Its pipeline passes on which tokens are image tokens: no hook is needed.
-        "text_encoder": network(TextEncoder21, folder / "text_encoder"),
+        "text_encoder": networks.text_encoder(TextEncoder21, folder),
         "processor": Image21Processor(image_processor, _tokenizer(folder / "processor")),
     }
 
@@ -285,7 +308,67 @@ def _tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
+class _Networks:
+    """Loads the large networks of one model.
+
+    Args:
+        profile: how they are kept.
+        lightning: what is fused into the transformer.
+        hub: where that is.
+
+    Attributes:
+        fused: what was.
+    """
+
+    def __init__(self, profile: Profile, lightning: LoraSource | None, hub: Hub) -> None:
+        self.fused: str | None = None
+        self._profile = profile
+        self._lightning = lightning
+        self._hub = hub
+
+    def transformer(self, model_class: Any, folder: Path) -> Any:
+        """Load it, fuse into it and quantize it, block by block: what it was before never lies whole on the GPU."""
+        transformer = _on_the_host(model_class, folder / "transformer")
+        weights = self._profile.weights
+        if weights == "bf16" and not self._lightning:
+            return _onto_the_gpu(transformer)
+        if self._lightning:
+            self.fused = lay_lightning(transformer, self._lightning, self._hub)
+        for number, block in enumerate(transformer.transformer_blocks):
+            fuse(block.to(device()))
+            if weights != "bf16":
+                quantize(transformer, weights, number)
+        fuse(transformer.to(device()))
+        if self._lightning:
+            transformer.unload_lora()
+        return transformer
+
+    def text_encoder(self, model_class: Any, folder: Path) -> Any:
+        """Load it; it stays on the host if the profile says so, and its layers are on the GPU while they compute."""
+        encoder = _on_the_host(model_class, folder / "text_encoder")
+        if not self._profile.offload:
+            return _onto_the_gpu(encoder)
+        # With a stream the next layer arrives while this one computes; the host's copy is pinned for that.
+        apply_group_offloading(
+            encoder,
+            onload_device=torch.device(device()),
+            offload_device=torch.device("cpu"),
+            offload_type="leaf_level",
+            use_stream=torch.cuda.is_available(),
+        )
+        return encoder
+
+
 def network(model_class: Any, folder: Path) -> Any:
+    """Load one network onto the GPU.
+
+    Raises:
+        LoadError: it lacks weights.
+    """
+    return _onto_the_gpu(_on_the_host(model_class, folder))
+
+
+def _on_the_host(model_class: Any, folder: Path) -> Any:
     """Load one network. The libraries fill missing weights with random ones and only warn; here it is an error.
 
     Those that an index names and no file holds, diffusers leaves without a value, and does not tell.
@@ -296,7 +379,7 @@ def network(model_class: Any, folder: Path) -> Any:
     if missing := sorted({*info["missing_keys"], *empty}):
         raise LoadError(f"{folder.name} lacks {len(missing)} weights, the first is {missing[0]}")
     _map(model)
-    return _onto_the_gpu(model.eval())
+    return model.eval()
 
 
 def _map(model: Any) -> None:
@@ -312,6 +395,11 @@ def _map(model: Any) -> None:
                 ctypes.c_size_t(end - begin // page * page),
                 MADV_POPULATE_READ,
             )
+
+
+def device() -> str:
+    """Where models compute."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _onto_the_gpu(model: Any) -> Any:

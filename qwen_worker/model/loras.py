@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from diffusers.loaders import QwenImageLoraLoaderMixin
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
+from diffusers.utils.peft_utils import recurse_remove_peft_layers
 from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError, safe_open
 
@@ -48,6 +49,23 @@ def load_loras(transformer: Any, sources: Sequence[LoraSource], hub: Hub) -> dic
     if loras:
         transformer.disable_lora()
     return loras
+
+
+def lay_lightning(transformer: Any, source: LoraSource, hub: Hub) -> str:
+    """Lay a LoRA beside the weights of a transformer, to be fused; returns what it is.
+
+    Raises:
+        LoadError: it is missing, broken, or not made for this transformer.
+    """
+    return _load(transformer, source, hub).origin
+
+
+def fuse(part: torch.nn.Module) -> None:
+    """Add what lies beside the weights in a part of a transformer to them, and take it away."""
+    for layer in part.modules():
+        if isinstance(layer, LoraLayer):
+            layer.merge()
+    recurse_remove_peft_layers(part)
 
 
 @contextmanager

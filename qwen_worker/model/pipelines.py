@@ -45,12 +45,12 @@ class Prepared:
     """Mixin of pipelines: takes what `computed` has, of the edit that is being done and of those before it."""
 
     computed: Computed
-    device: torch.device
+    transformer: Any
 
     def adapt(self, computed: Computed) -> None:
         """To be called once, before the first edit. The processor and the text encoder may have been before."""
         self.computed = computed
-        self._device = self.device
+        self._device = self.transformer.device
         for name in {"image_processor", "mask_processor"} & vars(self).keys():
             setattr(self, name, Pictures(getattr(self, name), computed))
         if processor := getattr(self, "processor", None):
@@ -58,11 +58,11 @@ class Prepared:
 
     @property
     def _execution_device(self) -> Any:
-        """As the library's, which looks at every module for it."""
+        """As the library's, which looks at every module for it, and takes the first one's."""
         return self._device
 
     def maybe_free_model_hooks(self) -> None:
-        """Nothing to do: the library looks at every module for what has been moved off the GPU, and nothing is."""
+        """Nothing to do: the library looks at every module for what it has moved off the GPU itself."""
 
     def text(self, prompt: str, _pictures: int) -> str:
         """What the text encoder reads: prompt and pictures in the pipeline's template."""

@@ -1,64 +1,78 @@
-"""Whether the weights fit into what is free on the GPU, before any of them is loaded."""
+"""Whether the weights fit into what is free on the GPU, before any of them is loaded, and in which profile."""
 
 import math
-from collections.abc import Sequence
+from collections import Counter
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 from qwen_worker import shards
 from qwen_worker.model.hub import LoadError
+from qwen_worker.profiles import BF16, Card, Numbers, Profile, ProfileError, ProfileName, choose, last_block, part_of
 
 # Bytes that the smallest edit needs beside the weights. On a real GPU: not measured.
 MARGIN = 2_000_000_000
-BYTES = 2  # of one weight, in bfloat16
-# As GPUs are sold; each has at least so many 10^9 bytes.
-GPUS_GB = (16, 24, 32, 48, 80, 96, 141, 180)
 
 
-def weights(folder: Path, parts: Sequence[str]) -> int:
-    """What these parts of a model take on the GPU in bytes, by what their files say of themselves.
+def numbers(folder: Path, *, transformer_alone: bool = False) -> Numbers:
+    """What a model's files say of themselves.
+
+    Args:
+        folder: of the model.
+        transformer_alone: the other parts are another model's.
 
     Raises:
         LoadError: a file cannot be read, or is cut.
     """
-    return BYTES * sum(_numbers(file) for part in parts for file in shards.files(folder / part))
+    transformer = _sizes(folder / "transformer")
+    last = last_block(transformer)
+    found = Counter[str]()
+    for name, size in transformer.items():
+        found[part_of(name, last)] += size
+    if transformer_alone:
+        return Numbers(found)  # type: ignore[arg-type]
+    found["plain"] += sum(_sizes(folder / "vae").values())
+    text = _sizes(folder / "text_encoder")
+    return Numbers(found, sum(text.values()), max(text.values(), default=0))  # type: ignore[arg-type]
 
 
-def check(needed: float) -> None:
-    """Whether so many bytes of weights fit on the GPU as it is now; without one there is nothing to check.
+def card() -> Card | None:
+    """The GPU as it is now, if there is one."""
+    if not torch.cuda.is_available():
+        return None
+    free, total = torch.cuda.mem_get_info()
+    return Card(torch.cuda.get_device_name(), torch.cuda.get_device_capability(), total, free)
+
+
+def chosen(asked: ProfileName | Literal["auto"], needed: Numbers) -> Profile:
+    """The profile for these weights on the GPU; without one, the one that was asked for.
 
     Raises:
-        LoadError: they do not.
+        LoadError: none fits, or not this one.
     """
-    if torch.cuda.is_available() and (problem := lack(needed, *torch.cuda.mem_get_info())):
-        raise LoadError(problem)
-
-
-def lack(needed: float, free: int, total: int) -> str | None:
-    """What is wrong if weights of so many bytes are to go onto a GPU with so many free and in all; None: they fit."""
-    if needed + MARGIN <= free:
-        return None
-    if needed + MARGIN <= total:
-        advice = "another process holds the rest: end it, or let another worker start"
-    else:
-        fitting = [size for size in GPUS_GB if size * 10**9 >= needed + MARGIN]
-        advice = f"choose GPUs of {fitting[0]} GB or more" if fitting else "no GPU is large enough"
-    return (
-        f"the model does not fit: its weights take {_gb(needed)} and an edit at least {_gb(MARGIN)} more, but of the "
-        f"GPU's {_gb(total)} {_gb(free)} are free: {advice}"
-    )
-
-
-def _numbers(file: Path) -> int:
     try:
-        with safe_open(file, "np") as tensors:
-            used = set(tensors.keys()) - {shards.UNUSED}
-            return sum(math.prod(tensors.get_slice(name).get_shape()) for name in used)
-    except (OSError, SafetensorError) as error:
-        raise LoadError(f"the model cannot be loaded: {file} is damaged: {error}") from error
+        if (there := card()) is None:
+            return _without_gpu(asked, needed)
+        return choose(asked, needed, there, MARGIN)
+    except ProfileError as error:
+        raise LoadError(f"the model does not fit: {error}") from error
 
 
-def _gb(size: float) -> str:
-    return f"{size / 1e9:.1f} GB"
+def _without_gpu(asked: ProfileName | Literal["auto"], needed: Numbers) -> Profile:
+    """On a CPU there is room for all, and 8-bit floats can be multiplied."""
+    anything = Card("CPU", (99, 0), *(2**60,) * 2)
+    return BF16 if asked == "auto" else choose(asked, needed, anything, 0)
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    sizes = {}
+    for file in shards.files(folder):
+        try:
+            with safe_open(file, "np") as tensors:
+                for name in set(tensors.keys()) - {shards.UNUSED}:
+                    sizes[name] = math.prod(tensors.get_slice(name).get_shape())
+        except (OSError, SafetensorError) as error:
+            raise LoadError(f"the model cannot be loaded: {file} is damaged: {error}") from error
+    return sizes

@@ -9,6 +9,7 @@ last gap but one so wide in log-SNR that they extrapolate across it, and the spr
 large at 20 steps; without it 2 % (tests/model/test_schedulers.py measures it).
 """
 
+import math
 from typing import Any
 
 import torch
@@ -22,6 +23,8 @@ from diffusers import (
 
 from qwen_worker.schema import SchedulerName
 
+# What the Lightning LoRAs were distilled with, as their model card has it: a shift of 3 at every size.
+DISTILLED = {"base_shift": math.log(3), "max_shift": math.log(3), "shift_terminal": None}
 SHIFT_SETTINGS = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
 
 
@@ -84,6 +87,12 @@ class _Ancestral(_FlowSchedule, LTXEulerAncestralRFScheduler):  # type: ignore[m
 
     def step(self, model_output: Any, timestep: Any, sample: Any, *, return_dict: bool = True) -> Any:
         return super().step(model_output, timestep, sample, generator=self.generator, return_dict=return_dict)
+
+
+def distilled(own: FlowMatchEulerDiscreteScheduler) -> FlowMatchEulerDiscreteScheduler:
+    """The scheduler of a model with a Lightning LoRA in it."""
+    made: FlowMatchEulerDiscreteScheduler = FlowMatchEulerDiscreteScheduler.from_config(own.config, **DISTILLED)
+    return made
 
 
 def build(name: SchedulerName, own: FlowMatchEulerDiscreteScheduler, generator: torch.Generator) -> Any:

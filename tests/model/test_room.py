@@ -1,6 +1,5 @@
-"""What fits onto a GPU. On a real one: not measured."""
+"""What the files of a model say of its size. On a real GPU: not measured."""
 
-import re
 import shutil
 from pathlib import Path
 
@@ -9,50 +8,27 @@ import torch
 from diffusers import AutoencoderKLQwenImage
 from safetensors.torch import load_file, save_file
 
-from qwen_worker.family import EDIT, TEXT
+from local import tiny_model
 from qwen_worker.model import room
+from qwen_worker.model.hub import LoadError
 from qwen_worker.model.load import Model
-from qwen_worker.snapshots import NETWORKS
+from qwen_worker.profiles import BF16, PROFILES, Numbers
 
-EDIT_BYTES = round((EDIT.weights_gb or 0) * 1e9)
-BOTH_BYTES = EDIT_BYTES + round((TEXT.weights_gb or 0) * 1e9)
-GB = 10**9
+HUGE = Numbers({"plain": 10**15})
 
 
-@pytest.mark.parametrize(
-    ("needed", "free", "total"),
-    [
-        (EDIT_BYTES, 84 * GB, 85 * GB),
-        (BOTH_BYTES, 149 * GB, 150 * GB),
-        (EDIT_BYTES, EDIT_BYTES + room.MARGIN, 85 * GB),
-        (0, room.MARGIN, room.MARGIN),
-    ],
-)
-def test_what_fits_lacks_nothing(needed: int, free: int, total: int) -> None:
-    """On GPUs as RunPod has them; exactly enough is enough."""
-    assert room.lack(needed, free, total) is None
-
-
-@pytest.mark.parametrize(
-    ("needed", "free", "total", "said"),
-    [
-        (EDIT_BYTES, 50 * GB, 51 * GB, "57.7 GB .* of the GPU's 51.0 GB 50.0 GB are free: choose GPUs of 80 GB"),
-        (EDIT_BYTES, 23 * GB, 25 * GB, "choose GPUs of 80 GB"),
-        (EDIT_BYTES, 30 * GB, 85 * GB, "another process holds the rest"),
-        (EDIT_BYTES, EDIT_BYTES + room.MARGIN - 1, 85 * GB, "another process holds the rest"),
-        (BOTH_BYTES, 84 * GB, 85 * GB, "98.6 GB .* choose GPUs of 141 GB"),
-        (300 * GB, 149 * GB, 150 * GB, "no GPU is large enough"),
-    ],
-)
-def test_what_lacks_is_told_with_figures_and_advice(needed: int, free: int, total: int, said: str) -> None:
-    """Before anything is loaded, or downloaded where the size is known."""
-    assert re.search(said, room.lack(needed, free, total) or "")
-
-
-def test_without_a_gpu_nothing_is_checked() -> None:
-    """As with ALLOW_CPU."""
+def test_without_a_gpu_everything_fits() -> None:
+    """As with ALLOW_CPU; what is asked for is done, and auto is the plain one."""
     assert not torch.cuda.is_available()
-    room.check(10**15)
+    assert room.card() is None
+    assert room.chosen("auto", HUGE) == BF16
+    assert room.chosen("bf16-offload", HUGE) == PROFILES["bf16-offload"]
+
+
+def test_a_profile_that_is_none_for_the_model_is_refused_without_a_gpu_too() -> None:
+    """In one sentence."""
+    with pytest.raises(LoadError, match=r"^the model does not fit: PROFILE=int4 is for the transformers of Qwen-Image"):
+        room.chosen("int4", HUGE)
 
 
 def test_weights_are_counted_from_their_files(model: Model, tiny: Path, tmp_path: Path) -> None:
@@ -69,4 +45,16 @@ def test_weights_are_counted_from_their_files(model: Model, tiny: Path, tmp_path
     save_file({name: weight.float() for name, weight in load_file(vae).items()}, vae)
 
     assert len(list((copy / "transformer").glob("*.safetensors"))) == 2
-    assert room.weights(tiny, NETWORKS) == room.weights(copy, NETWORKS) == loaded
+    assert room.numbers(tiny) == room.numbers(copy)
+    assert room.numbers(tiny).on_gpu(BF16) == loaded
+    alone = room.numbers(tiny, transformer_alone=True)
+    assert alone.on_gpu(BF16) == 2 * sum(weight.numel() for weight in pipeline.transformer.parameters())
+
+
+def test_the_first_and_the_last_block_stay_as_they_are(tmp_path: Path) -> None:
+    """Of four blocks two may be kept in fewer bits, of two none."""
+    small = room.numbers(tiny_model.make(tmp_path / "two"))
+    large = room.numbers(tiny_model.make(tmp_path / "four", layers=4))
+    assert not small.is_quantizable
+    assert large.is_quantizable
+    assert large.transformer["bulk"] == 5 * large.transformer["sensitive"]

@@ -1,0 +1,94 @@
+"""What computes a model: the kernel of attention, chosen by the GPU, and compiled blocks. Both are seen to have run."""
+
+import shutil
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch._dynamo.utils import counters
+from torch.autograd import profiler_legacy
+
+from qwen_worker.model import skipping
+from qwen_worker.model.hub import LoadError
+from qwen_worker.tuning import AttentionName, Tuning
+
+# The names of diffusers; each but the first allows torch a single kernel, and fails where that one cannot run.
+BACKENDS: dict[AttentionName, str] = {
+    "native": "native", "flash": "_native_flash", "cudnn": "_native_cudnn", "efficient": "_native_efficient",
+}  # fmt: skip
+# Operators of torch, as its profiler calls them.
+OPERATORS: dict[AttentionName, tuple[str, ...]] = {
+    "flash": ("aten::_scaled_dot_product_flash_attention", "aten::_scaled_dot_product_flash_attention_for_cpu"),
+    "cudnn": ("aten::_scaled_dot_product_cudnn_attention",),
+    "efficient": ("aten::_scaled_dot_product_efficient_attention",),
+}
+PREFIX = "aten::_scaled_dot_product_"  # of the operators that do the work
+HOPPER, AMPERE = (9, 0), (8, 0)
+
+
+def check(tuning: Tuning) -> None:
+    """That this machine can compile, if it is to.
+
+    Raises:
+        LoadError: it cannot.
+    """
+    compiler = "cc" if torch.cuda.is_available() else "c++"  # Triton's for its launchers, and Inductor's for a CPU
+    if tuning.compile and not shutil.which(compiler):
+        raise LoadError(f"COMPILE=1 needs a C compiler, and there is no {compiler}: build the image with COMPILER=1")
+
+
+def use(transformers: Sequence[Any], tuning: Tuning) -> AttentionName:
+    """Prepare transformers, whose weights are in their place; returns the kernel of attention.
+
+    Raises:
+        LoadError: this torch has no such kernel.
+    """
+    attention = _by_gpu() if tuning.attention == "auto" else tuning.attention
+    for transformer in transformers:
+        try:
+            transformer.set_attention_backend(BACKENDS[attention])
+        except (RuntimeError, ValueError) as error:
+            raise LoadError(f"ATTENTION={attention} cannot be had here: {error}") from error
+        if tuning.preset.skips:
+            skipping.enable(transformer)
+        if tuning.compile:
+            # Of any size: a new canvas, or a longer prompt, is not compiled anew.
+            transformer.compile_repeated_blocks(fullgraph=True, dynamic=True)
+    return attention
+
+
+def _by_gpu() -> AttentionName:
+    if not torch.cuda.is_available():
+        return "native"
+    # On Hopper and newer cuDNN's kernel uses what torch's own flash attention, of the generation before, does not know.
+    capability = torch.cuda.get_device_capability()
+    return "cudnn" if capability >= HOPPER else "flash" if capability >= AMPERE else "native"
+
+
+class Seen:
+    """What ran in a call, as torch tells it.
+
+    Attributes:
+        attention: operators of it. The text encoder and the VAE have attention of their own, which other kernels may
+            compute, since it has masks.
+        graphs: compiled in this process so far.
+    """
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        # The newer profiler writes lines of its own kind to stderr.
+        with profiler_legacy.profile() as record:
+            call()
+        self.attention = {event.name for event in record.function_events if event.name.startswith(PREFIX)}
+        self.graphs: int = counters["stats"]["unique_graphs"]
+
+    def check(self, attention: AttentionName, *, compiled: bool) -> None:
+        """That nothing fell back.
+
+        Raises:
+            LoadError: another kernel computed the attention, or nothing was compiled.
+        """
+        if attention != "native" and not self.attention.intersection(OPERATORS[attention]):
+            others = ", ".join(sorted(one.removeprefix("aten::") for one in self.attention)) or "none"
+            raise LoadError(f"ATTENTION={attention} was asked for, but what ran is {others}")
+        if compiled and not self.graphs:
+            raise LoadError("COMPILE=1 was asked for, but nothing was compiled")
