@@ -76,7 +76,7 @@ class Seen:
 
     def __init__(self, call: Callable[[], object]) -> None:
         # The newer profiler writes lines of its own kind to stderr.
-        with profiler_legacy.profile() as record:
+        with profiler_legacy.profile() as record:  # type: ignore[no-untyped-call]
             call()
         self.attention = {event.name for event in record.function_events if event.name.startswith(PREFIX)}
         self.graphs: int = counters["stats"]["unique_graphs"]
