@@ -76,7 +76,15 @@ LORA_LAYERS = ("attn.to_q.weight", "attn.to_v.weight", "attn.to_out.0.weight")
 LoraStyle = Literal["peft", "lightning"]
 
 
-def make(folder: Path, *, plus: bool = False, seed: int = 0, layers: int = 2, gain: float = WEIGHT_GAIN) -> Path:
+def make(
+    folder: Path,
+    *,
+    plus: bool = False,
+    seed: int = 0,
+    layers: int = 2,
+    gain: float = WEIGHT_GAIN,
+    rest_gain: float = WEIGHT_GAIN,
+) -> Path:
     """Write a tiny model into `folder`, replacing what is there, and return the folder.
 
     The same arguments make the same bytes.
@@ -86,7 +94,8 @@ def make(folder: Path, *, plus: bool = False, seed: int = 0, layers: int = 2, ga
         plus: QwenImageEditPlusPipeline (several images) instead of QwenImageEditPipeline.
         seed: of the random weights.
         layers: blocks of the transformer.
-        gain: how much larger the weights are than a fresh initialisation.
+        gain: how much larger the transformer's weights are than a fresh initialisation.
+        rest_gain: the same of the other networks.
     """
     torch.manual_seed(seed)
     tokenizer = _tokenizer(WORDS)
@@ -99,7 +108,7 @@ def make(folder: Path, *, plus: bool = False, seed: int = 0, layers: int = 2, ga
         "tokenizer": tokenizer,
         "processor": processor,
     }
-    _write(folder, QwenImageEditPlusPipeline if plus else QwenImageEditPipeline, parts, gain)
+    _write(folder, QwenImageEditPlusPipeline if plus else QwenImageEditPipeline, parts, gain, rest_gain)
     tokenizer.save_pretrained(folder / "processor")
     return folder
 
@@ -181,12 +190,14 @@ def make_21(folder: Path, *, seed: int = 0) -> Path:
     return folder
 
 
-def _write(folder: Path, pipeline: type, parts: dict[str, Any], gain: float = WEIGHT_GAIN) -> None:
+def _write(
+    folder: Path, pipeline: type, parts: dict[str, Any], gain: float = WEIGHT_GAIN, rest_gain: float = WEIGHT_GAIN
+) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for name, part in parts.items():
         if isinstance(part, torch.nn.Module):
-            _amplify(part, gain)
+            _amplify(part, gain if isinstance(part, QwenImageTransformer2DModel) else rest_gain)
             part.to(torch.bfloat16)
         part.save_pretrained(folder / name)
     names = {name: [type(part).__module__.partition(".")[0], type(part).__name__] for name, part in parts.items()}

@@ -144,6 +144,9 @@ def setup(level: str, secrets: tuple[str, ...] = (), stream: TextIO | None = Non
     logging.captureWarnings(capture=True)
     for chatty in ("urllib3", "httpx", "httpx2", "httpcore2", "huggingface_hub", "PIL", "asyncio", "filelock"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLevelName(level)))
+    # They warn of kernels that nobody asks for, at every start.
+    for wrong in ("torchao", "bitsandbytes", "diffusers.quantizers", "torch.utils._pytree"):
+        logging.getLogger(wrong).setLevel(logging.ERROR)
     logging.getLogger("runpod").setLevel(logging.DEBUG)  # RUNPOD_LOG_LEVEL has been obeyed before it gets here
     # What cannot be formatted would be told with its arguments, and what cannot be written, again and again.
     logging.raiseExceptions = False

@@ -1,6 +1,7 @@
 """The environment, read once and frozen. Each field is the variable of the same name in capitals."""
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -449,6 +450,7 @@ class Settings(BaseSettings):
             t2i_lightning=self.t2i_lightning_lora,
             attention=self.attention,
             compile=self.compile,
+            compile_cache=RUNPOD_VOLUME / "compiled" if os.access(RUNPOD_VOLUME, os.W_OK) else None,
         )
 
     @property

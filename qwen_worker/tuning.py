@@ -1,6 +1,7 @@
 """All that decides how fast a model is, how much memory it takes, and what is given for that."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from qwen_worker.family import LoraSource
@@ -21,6 +22,7 @@ class Tuning:
         t2i_lightning: the same of the text-to-image model.
         attention: which of torch's kernels compute it; auto: by the GPU.
         compile: the transformer's blocks are compiled.
+        compile_cache: folder that what was compiled is kept in; None: where torch keeps it.
     """
 
     preset: Preset = EXACT
@@ -29,6 +31,7 @@ class Tuning:
     t2i_lightning: LoraSource | None = None
     attention: AttentionName | Literal["auto"] = "auto"
     compile: bool = False
+    compile_cache: Path | None = None
 
 
 PLAIN = Tuning()

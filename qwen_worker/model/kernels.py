@@ -1,5 +1,6 @@
 """What computes a model: the kernel of attention, chosen by the GPU, and compiled blocks. Both are seen to have run."""
 
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ from torch.autograd import profiler_legacy
 
 from qwen_worker.model import skipping
 from qwen_worker.model.hub import LoadError
+from qwen_worker.model.rotary import make_real
 from qwen_worker.tuning import AttentionName, Tuning
 
 # The names of diffusers; each but the first allows torch a single kernel, and fails where that one cannot run.
@@ -52,6 +54,9 @@ def use(transformers: Sequence[Any], tuning: Tuning) -> AttentionName:
         if tuning.preset.skips:
             skipping.enable(transformer)
         if tuning.compile:
+            if tuning.compile_cache:
+                os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(tuning.compile_cache)
+            make_real(transformer)
             # Of any size: a new canvas, or a longer prompt, is not compiled anew.
             transformer.compile_repeated_blocks(fullgraph=True, dynamic=True)
     return attention

@@ -94,6 +94,8 @@ def _load(transformer: Any, source: LoraSource, hub: Hub) -> Lora:
         with warnings.catch_warnings():
             # That there are several is meant.
             warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")
+            # That one laid beside 8-bit weights cannot be merged with them: none is.
+            warnings.filterwarnings("ignore", "TorchaoLoraLinear was instantiated without")
             transformer.load_lora_adapter(
                 dict(weights),
                 prefix=None,

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,6 +10,7 @@ from qwen_worker.family import LoraSource, PipelineName
 from qwen_worker.model.edit import Editor
 from qwen_worker.model.load import Model, load
 from qwen_worker.snapshots import Origin
+from qwen_worker.tuning import PLAIN, Tuning
 
 
 def load_tiny(
@@ -18,8 +20,10 @@ def load_tiny(
     t2i: Origin | None = None,
     loras: Sequence[LoraSource] = (),
     caches: Sequence[Path] = (),
+    tuning: Tuning = PLAIN,
 ) -> Model:
-    return load(str(folder), "", pipeline=pipeline, token="", caches=caches, allow_cpu=True, t2i=t2i, loras=loras)
+    said: dict[str, Any] = {"t2i": t2i, "loras": loras, "caches": caches, "tuning": tuning}
+    return load(str(folder), "", pipeline=pipeline, token="", allow_cpu=True, **said)
 
 
 @pytest.fixture(scope="session")
