@@ -20,6 +20,14 @@ WORKDIR /worker
 COPY requirements.lock ./
 RUN python -m pip install --no-cache-dir --require-hashes --only-binary :all: -r requirements.lock
 
+# COMPILE=1 needs a C compiler while the worker runs: some 200 MB that others do without. Of Debian's packages only the
+# newest version is kept: there is none to pin.
+ARG COMPILER=0
+# hadolint ignore=DL3008
+RUN if [ "${COMPILER}" = 1 ]; then \
+        apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*; \
+    fi
+
 COPY handler.py LICENSE ./
 COPY qwen_worker ./qwen_worker
 RUN python -m compileall -q handler.py qwen_worker \

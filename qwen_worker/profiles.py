@@ -146,7 +146,7 @@ class ProfileError(Exception):
     """No profile, or not the one that was asked for, fits the card."""
 
 
-def choose(asked: ProfileName | Literal["auto"], numbers: Numbers, card: Card, margin: int) -> Profile:
+def choose(asked: Literal[ProfileName, "auto"], numbers: Numbers, card: Card, margin: int) -> Profile:
     """The profile of a worker.
 
     Args:

@@ -268,13 +268,13 @@ class Settings(BaseSettings):
         validate_default=True,
     )
     t2i_lightning_lora: Lightning = Field(None, description="the same for T2I_MODEL_ID", validate_default=True)
-    profile: ProfileName | Literal["auto"] = Field(
+    profile: Literal[ProfileName, "auto"] = Field(
         "auto",
         description="how the model is kept in the GPU's memory: bf16, bf16-offload, fp8, fp8-offload, int4, "
         "int4-offload; auto: the first of these that fits. fp8 and int4 change pictures, "
         "-offload takes time for each new prompt",
     )
-    attention: AttentionName | Literal["auto"] = Field(
+    attention: Literal[AttentionName, "auto"] = Field(
         "auto", description="which kernel computes attention: native, flash, cudnn or efficient; auto: by the GPU"
     )
     compile: bool = Field(

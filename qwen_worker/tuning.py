@@ -26,10 +26,10 @@ class Tuning:
     """
 
     preset: Preset = EXACT
-    profile: ProfileName | Literal["auto"] = "auto"
+    profile: Literal[ProfileName, "auto"] = "auto"
     lightning: LoraSource | None = None
     t2i_lightning: LoraSource | None = None
-    attention: AttentionName | Literal["auto"] = "auto"
+    attention: Literal[AttentionName, "auto"] = "auto"
     compile: bool = False
     compile_cache: Path | None = None
 

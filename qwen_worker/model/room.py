@@ -46,7 +46,7 @@ def card() -> Card | None:
     return Card(torch.cuda.get_device_name(), torch.cuda.get_device_capability(), total, free)
 
 
-def chosen(asked: ProfileName | Literal["auto"], needed: Numbers) -> Profile:
+def chosen(asked: Literal[ProfileName, "auto"], needed: Numbers) -> Profile:
     """The profile for these weights on the GPU; without one, the one that was asked for.
 
     Raises:
@@ -60,7 +60,7 @@ def chosen(asked: ProfileName | Literal["auto"], needed: Numbers) -> Profile:
         raise LoadError(f"the model does not fit: {error}") from error
 
 
-def _without_gpu(asked: ProfileName | Literal["auto"], needed: Numbers) -> Profile:
+def _without_gpu(asked: Literal[ProfileName, "auto"], needed: Numbers) -> Profile:
     """On a CPU there is room for all, and 8-bit floats can be multiplied."""
     anything = Card("CPU", (99, 0), *(2**60,) * 2)
     return BF16 if asked == "auto" else choose(asked, needed, anything, 0)

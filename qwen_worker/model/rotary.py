@@ -27,7 +27,7 @@ def turn(x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         x: batch x tokens x heads x numbers, of which each two are a pair.
         positions: tokens x pairs x 2: cosine and sine.
     """
-    one, other = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    one, other = x.float().reshape(*x.shape[:-1], -1, 2).unbind(-1)
     cosine, sine = positions.unsqueeze(1).unbind(-1)
     return torch.stack((one * cosine - other * sine, one * sine + other * cosine), dim=-1).flatten(3).type_as(x)
 

@@ -259,7 +259,7 @@ def test_real_positions_turn_as_complex_ones() -> None:
     """Of a batch, of any number of tokens."""
     x = torch.randn(2, 7, 3, 8, generator=torch.Generator().manual_seed(0))
     positions = torch.polar(torch.ones(7, 4), torch.arange(28.0).reshape(7, 4))
-    wanted = torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (4, 2))) * positions[:, None]).flatten(3)
+    wanted = torch.view_as_real(torch.view_as_complex(x.reshape(2, 7, 3, 4, 2)) * positions[:, None]).flatten(3)
 
     assert torch.allclose(turn(x, torch.view_as_real(positions)), wanted, rtol=0, atol=1e-6)
     assert turn(x.bfloat16(), torch.view_as_real(positions)).dtype == torch.bfloat16
