@@ -89,16 +89,14 @@ def lightning(preset: Preset, model: str, named: LoraSource | None, variable: st
 
 def _mismatch(lora: LoraSource, model: str, steps: int) -> str | None:
     """What a LoRA was made for, if it is something else. Its shapes do not tell: all models have the same."""
+    known = model in FAMILY | TEXT_TO_IMAGE
     for other, of_steps in LIGHTNING.items():
-        for count, published in of_steps.items():
-            if (lora.source, lora.weight_file) == (published.source, published.weight_file):
-                if other != model and model in FAMILY | TEXT_TO_IMAGE:
-                    return f"distilled from {other}, and the model is {model}"
-                if count != steps:
-                    return f"distilled to {count} steps"
+        files = {(one.source, one.weight_file) for one in of_steps.values()}
+        if known and other != model and (lora.source, lora.weight_file) in files:
+            return f"distilled from {other}, and the model is {model}"
     if (said := re.search(r"(\d+)[ _-]?steps?", lora.weight_file, re.IGNORECASE)) and int(said[1]) != steps:
         return f"distilled to {said[1]} steps, as its name says"
     versions = re.findall(r"\b25\d\d\b", lora.weight_file)
-    if versions and model in FAMILY | TEXT_TO_IMAGE and not any(version in model for version in versions):
+    if versions and known and not any(version in model for version in versions):
         return f"distilled from a {versions[0]} model, as its name says, and the model is {model}"
     return None

@@ -62,8 +62,8 @@ def test_published_loras_are_pinned_and_fit_their_models() -> None:
     [
         ("fast-8", PLUS_2511, None, "has no known Lightning LoRA of 8 steps for .*-2511: name it in LIGHTNING_LORA"),
         ("fast-4", "someone/model", None, "has no known Lightning LoRA of 4 steps for someone/model"),
-        ("fast-8", EDIT.id, LIGHTNING[EDIT.id][4], "it was distilled to 4 steps"),
-        ("fast-8", "someone/model", LIGHTNING[EDIT.id][4], "it was distilled to 4 steps"),
+        ("fast-8", EDIT.id, LIGHTNING[EDIT.id][4], "it was distilled to 4 steps, as its name says"),
+        ("fast-8", "someone/model", LIGHTNING[EDIT.id][4], "it was distilled to 4 steps, as its name says"),
         ("fast-4", EDIT.id, named("my-8-Step.safetensors"), "it was distilled to 8 steps, as its name says"),
         ("fast-4", PLUS_2511, named("Edit-2509-4steps.safetensors"), "from a 2509 model, as its name says, and"),
         ("exact", EDIT.id, named(), "PRESET=exact fuses no LoRA: leave LIGHTNING_LORA empty"),

@@ -120,7 +120,7 @@ def test_a_mask_that_vanishes_is_empty(jobs: Jobs, host: ImageHost) -> None:
 def test_whatever_decides_a_picture_is_in_its_digest(
     tiny_plus: Path, tiny_t2i: Path, shared_bucket: LocalBucket, tmp_path: Path
 ) -> None:
-    """The model, of which a generated picture uses parts too; the LoRAs; the code and its libraries."""
+    """The model, of which a generated picture uses parts too; the LoRAs; preset and profile; code and libraries."""
     words = {"operation": "generate", "prompt": "x", "seed": 1}
     edit = {"image_url": "https://a/", "prompt": "x", "seed": 1}
     inked = {**edit, "lora": {"ink": 1}}
@@ -142,6 +142,8 @@ def test_whatever_decides_a_picture_is_in_its_digest(
     file.touch()
     other_lora = digests(tiny_plus, LORAS=loras)
     other_model = digests(shutil.copytree(tiny_plus, tmp_path / "copy"), LORAS=loras)
+    other_preset = digests(tiny_plus, LORAS=loras, PRESET="balanced")
+    assert digests(tiny_plus, LORAS=loras, PROFILE="bf16-offload") == other_lora  # which makes the same pictures
     versions = {"code": "2"}
     other_code = digests(tiny_plus, LORAS=loras)
 
@@ -149,6 +151,7 @@ def test_whatever_decides_a_picture_is_in_its_digest(
     assert other_lora[:2] == first[:2]
     assert other_lora[2] != first[2]
     assert not set(other_model) & set(first)
+    assert not set(other_preset) & {*first, *other_lora}
     assert not set(other_code) & {*first, *other_lora}
 
 

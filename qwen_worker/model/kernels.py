@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch._dynamo.utils import counters
 from torch.autograd import profiler_legacy
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from qwen_worker.model import skipping
+from qwen_worker.model.device import device
 from qwen_worker.model.hub import LoadError
 from qwen_worker.model.rotary import make_real
 from qwen_worker.tuning import AttentionName, Tuning
@@ -18,6 +20,11 @@ from qwen_worker.tuning import AttentionName, Tuning
 BACKENDS: dict[AttentionName, str] = {
     "native": "native", "flash": "_native_flash", "cudnn": "_native_cudnn", "efficient": "_native_efficient",
 }  # fmt: skip
+KERNELS: dict[AttentionName, SDPBackend] = {
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+}
 # Operators of torch, as its profiler calls them.
 OPERATORS: dict[AttentionName, tuple[str, ...]] = {
     "flash": ("aten::_scaled_dot_product_flash_attention", "aten::_scaled_dot_product_flash_attention_for_cpu"),
@@ -25,7 +32,8 @@ OPERATORS: dict[AttentionName, tuple[str, ...]] = {
     "efficient": ("aten::_scaled_dot_product_efficient_attention",),
 }
 PREFIX = "aten::_scaled_dot_product_"  # of the operators that do the work
-HOPPER, AMPERE = (9, 0), (8, 0)
+HOPPER = (9, 0)
+HEAD = 128  # numbers of a head of the published transformers
 
 
 def check(tuning: Tuning) -> None:
@@ -43,14 +51,13 @@ def use(transformers: Sequence[Any], tuning: Tuning) -> AttentionName:
     """Prepare transformers, whose weights are in their place; returns the kernel of attention.
 
     Raises:
-        LoadError: this torch has no such kernel.
+        LoadError: this device has no such kernel.
     """
     attention = _by_gpu() if tuning.attention == "auto" else tuning.attention
+    if not _computes(attention):
+        raise LoadError(f"ATTENTION={attention} cannot be computed on this {device()['name']}: choose another, or auto")
     for transformer in transformers:
-        try:
-            transformer.set_attention_backend(BACKENDS[attention])
-        except (RuntimeError, ValueError) as error:
-            raise LoadError(f"ATTENTION={attention} cannot be had here: {error}") from error
+        transformer.set_attention_backend(BACKENDS[attention])
         if tuning.preset.skips:
             skipping.enable(transformer)
         if tuning.compile:
@@ -63,11 +70,26 @@ def use(transformers: Sequence[Any], tuning: Tuning) -> AttentionName:
 
 
 def _by_gpu() -> AttentionName:
+    """The fastest that this device has. Between GPUs: not measured."""
     if not torch.cuda.is_available():
         return "native"
     # On Hopper and newer cuDNN's kernel uses what torch's own flash attention, of the generation before, does not know.
-    capability = torch.cuda.get_device_capability()
-    return "cudnn" if capability >= HOPPER else "flash" if capability >= AMPERE else "native"
+    newest = torch.cuda.get_device_capability() >= HOPPER
+    wanted: tuple[AttentionName, ...] = ("cudnn", "flash") if newest else ("flash",)
+    return next((name for name in wanted if _computes(name)), "native")
+
+
+def _computes(name: AttentionName) -> bool:
+    """Whether this device has a kernel: tried on numbers of a head's size, in the precision of the model."""
+    if name == "native":
+        return True
+    sample = torch.zeros(1, 2, 64, HEAD, dtype=torch.bfloat16, device="cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        with sdpa_kernel(KERNELS[name]):
+            torch.nn.functional.scaled_dot_product_attention(sample, sample, sample)
+    except RuntimeError:
+        return False
+    return True
 
 
 class Seen:

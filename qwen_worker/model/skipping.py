@@ -9,19 +9,12 @@ import logging
 import os
 from typing import Any
 
-# Its own handler would write lines of its own kind; ours tell what counts.
-os.environ.setdefault("CACHE_DIT_LOG_LEVEL", "ERROR")
-
-import cache_dit
-
-logging.getLogger("CACHE_DIT").handlers.clear()
-
 COMPUTED_BLOCKS, WARM_UP_STEPS, THRESHOLD, MOST_IN_A_ROW = 1, 4, 0.24, 3
 
 
 def enable(transformer: Any) -> None:
     """To be called once for a transformer."""
-    cache_dit.enable_cache(transformer, cache_config=_config(guided=True))
+    _library().enable_cache(transformer, cache_config=_config(guided=True))
 
 
 def begin(transformer: Any, *, guided: bool) -> None:
@@ -31,17 +24,17 @@ def begin(transformer: Any, *, guided: bool) -> None:
         transformer: that `enable` was called for.
         guided: each step has two passes, with the prompt and without it, which remember apart.
     """
-    cache_dit.refresh_context(transformer, cache_config=_config(guided=guided))
+    _library().refresh_context(transformer, cache_config=_config(guided=guided))
 
 
 def skipped(transformer: Any) -> int:
     """Passes of the picture that is being made, or was the last, in which blocks were not computed."""
-    (first, *_) = cache_dit.summary(transformer, logging=False)
+    (first, *_) = _library().summary(transformer, logging=False)
     return len(first.cached_steps) + len(first.cfg_cached_steps)
 
 
-def _config(*, guided: bool) -> cache_dit.DBCacheConfig:
-    return cache_dit.DBCacheConfig(
+def _config(*, guided: bool) -> Any:
+    return _library().DBCacheConfig(
         Fn_compute_blocks=COMPUTED_BLOCKS,
         Bn_compute_blocks=0,
         max_warmup_steps=WARM_UP_STEPS,
@@ -49,3 +42,12 @@ def _config(*, guided: bool) -> cache_dit.DBCacheConfig:
         max_continuous_cached_steps=MOST_IN_A_ROW,
         enable_separate_cfg=guided,
     )
+
+
+def _library() -> Any:
+    """Imported where it is used: it takes a second. Its lines, of its own kind, go to stdout: ours tell what counts."""
+    os.environ.setdefault("CACHE_DIT_LOG_LEVEL", "ERROR")
+    import cache_dit  # noqa: PLC0415
+
+    logging.getLogger("CACHE_DIT").handlers.clear()
+    return cache_dit
