@@ -17,7 +17,7 @@ from qwen_worker.imports import importing
 from qwen_worker.intake import Intake
 from qwen_worker.job import Jobs
 from qwen_worker.originals import Originals
-from qwen_worker.profiles import published
+from qwen_worker.profiles import BF16, published
 from qwen_worker.schema import INPUTS, MAX_IMAGES, Rules
 from qwen_worker.service import Service
 from qwen_worker.settings import Settings
@@ -195,6 +195,12 @@ def build_editor(settings: Settings) -> "Editor":
     for row in filter(None, (settings.model, settings.t2i)):
         if not row.tested:
             log.warning("untested model: it is not in the table of models", extra={"model_id": row.id})
+    if settings.profile == "auto" and model.profile != BF16:
+        log.warning(
+            "there is no room for the plain model: another profile was chosen", extra={"profile": model.profile.name}
+        )
+    if model.profile.weights == "fp8" and not model.compiled:
+        log.warning("fp8 is slower than bf16 unless it is compiled: set COMPILE=1")
     editor = Editor(model, timeout_s=settings.inference_timeout_seconds)
     if settings.warmup:
         editor.warm_up()

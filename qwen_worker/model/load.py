@@ -348,14 +348,17 @@ class _Networks:
         encoder = _on_the_host(model_class, folder / "text_encoder")
         if not self._profile.offload:
             return _onto_the_gpu(encoder)
-        # With a stream the next layer arrives while this one computes; the host's copy is pinned for that.
-        apply_group_offloading(
-            encoder,
-            onload_device=torch.device(device()),
-            offload_device=torch.device("cpu"),
-            offload_type="leaf_level",
-            use_stream=torch.cuda.is_available(),
-        )
+        for part in encoder.children():
+            # With a stream the next layer arrives while this one computes; the host's copy is pinned for that. Which
+            # is the next one is learnt from the first call: so what looks at pictures, which not every prompt has,
+            # is apart from what reads words.
+            apply_group_offloading(
+                part,
+                onload_device=torch.device(device()),
+                offload_device=torch.device("cpu"),
+                offload_type="leaf_level",
+                use_stream=torch.cuda.is_available(),
+            )
         return encoder
 
 
