@@ -10,7 +10,7 @@ import pytest
 from local import worker
 from local.bucket import LocalBucket
 from local.runpod_api import LocalRunPod
-from local.tiny_model import make
+from local.tiny_model import make, make_lora
 
 pytestmark = pytest.mark.slow
 
@@ -24,14 +24,22 @@ def without_a_part(folder: Path) -> dict[str, str]:
     return {"MODEL_ID": str(model)}
 
 
+def fast(folder: Path, name: str) -> dict[str, str]:
+    """With a LoRA that was made for a model of four blocks; those of the tests have two."""
+    make_lora(folder / name, make(folder / "deep", layers=4), style="lightning", alpha=1)
+    return {"PRESET": "fast-4", "LIGHTNING_LORA": json.dumps({"source": str(folder), "weight_file": name})}
+
+
 @pytest.mark.parametrize(
     ("wrong", "check", "said"),
     [
         (lambda _: {"S3_BUCKET": "", **LOUD}, "settings_hold", "S3_BUCKET"),
         (lambda _: {"S3_SECRET_KEY": WRONG, **LOUD}, "bucket_works", "SignatureDoesNotMatch"),
         (without_a_part, "model_loads", "cannot be loaded"),
+        (lambda folder: fast(folder, "8steps.safetensors"), "settings_hold", "it was distilled to 8 steps"),
+        (lambda folder: fast(folder, "4steps.safetensors"), "model_loads", "the LoRA lightning cannot be loaded"),
     ],
-    ids=["settings", "secret", "model"],
+    ids=["settings", "secret", "model", "steps of a lora", "lora of another model"],
 )
 def test_an_unfit_worker_ends_before_its_first_job(
     tiny: Path,
