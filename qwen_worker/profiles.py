@@ -113,10 +113,10 @@ class Numbers:
 
 # Of the classes with their published sizes, which a test counts: the transformer of Qwen-Image; with the VAE, and with
 # Qwen2.5-VL-7B without the head that makes words. Of Qwen-Image-2.1 what is published.
-_TRANSFORMER = Numbers(
+TRANSFORMER = Numbers(
     {"bulk": 10_947_133_440, "modulation": 6_568_280_064, "sensitive": 2_189_426_688, "plain": 725_560_896}
 )
-QWEN_IMAGE = _TRANSFORMER + Numbers({"plain": 126_892_531}, text=7_747_169_280, text_leaf=544_997_376)
+QWEN_IMAGE = TRANSFORMER + Numbers({"plain": 126_892_531}, text=7_747_169_280, text_leaf=544_997_376)
 QWEN_IMAGE_21 = Numbers({"plain": 7_460_000_000}, text=8_767_000_000, text_leaf=622_000_000)
 
 
@@ -125,7 +125,7 @@ def published(model: Row, t2i: Row | None) -> Numbers | None:
     if not all(row.tested for row in (model, t2i) if row):
         return None
     edit = QWEN_IMAGE_21 if model.pipeline == "QwenImage21Pipeline" else QWEN_IMAGE
-    return edit + _TRANSFORMER if t2i else edit
+    return edit + TRANSFORMER if t2i else edit
 
 
 @dataclass(frozen=True)

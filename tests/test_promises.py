@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import PurePosixPath
 
 import pytest
 
@@ -13,6 +14,8 @@ from local import schema_file
 from local.worker import ROOT
 from qwen_worker import errors, schema
 from qwen_worker.family import FAMILY, TEXT_TO_IMAGE
+from qwen_worker.presets import LIGHTNING, PRESETS
+from qwen_worker.profiles import PROFILES, QWEN_IMAGE, TRANSFORMER, ProfileName
 from qwen_worker.request import BACKGROUND, parse, parse_image
 from qwen_worker.settings import Settings
 
@@ -112,6 +115,32 @@ def test_the_readme_lists_every_model() -> None:
         defaults = f"{row.steps}, {row.cfg_scale}"
         shown = f"| `{row.id}` | {row.pipeline} | {defaults} | {row.licence} | {commit} | {row.weights_gb} GB |"
         assert shown in README, row.id
+
+
+def shown_lightning(model: str) -> str:
+    """The row of what presets fuse into a model."""
+    files = LIGHTNING[model]
+    lora = next(iter(files.values()))
+    names = " | ".join(
+        f"`{PurePosixPath(files[steps].weight_file).name}`" if steps in files else "" for steps in (8, 4)
+    )
+    return f"| `{model}` | `{lora.source}`, `{lora.revision[:8]}` | {names} |"
+
+
+def shown_profile(name: ProfileName) -> str:
+    """The row of a profile."""
+    profile = PROFILES[name]
+    alone, both = (numbers.on_gpu(profile) / 1e9 for numbers in (QWEN_IMAGE, QWEN_IMAGE + TRANSFORMER))
+    matrices = {"bf16": "bfloat16", "fp8": "8-bit floats", "int4": "4 bits"}[profile.weights]
+    where = "on the host" if profile.offload else "on the GPU"
+    return f"| `{name}` | {matrices} | {where} | {alone:.1f} GB | {both:.1f} GB |"
+
+
+def test_the_readme_lists_every_preset_and_profile() -> None:
+    """With the LoRAs at their commits, and the sizes that are counted."""
+    assert all(f"`{name}`" in README for name in PRESETS)
+    assert all(shown_lightning(model) in README for model in LIGHTNING)
+    assert all(shown_profile(name) in README for name in PROFILES)
 
 
 def test_the_readme_lists_every_error() -> None:
