@@ -1,7 +1,7 @@
 """`python -m qwen_worker.download`: bring the models that the environment names to where the worker will look for them.
 
-Of the worker's variables MODEL_ID, T2I_MODEL_ID, LORAS and what goes with them count, HF_HOME and HF_TOKEN; none of the
-bucket is needed. What is whole is not asked for again: a download that was broken off goes on, file by file.
+Of the worker's variables MODEL_ID, T2I_MODEL_ID, LORAS, PRESET and what goes with them count, HF_HOME and HF_TOKEN;
+none of the bucket is needed. What is whole is not asked for again: a download that was broken off goes on.
 """
 
 import logging

@@ -7,6 +7,7 @@ from typing import Any, get_args
 import pytest
 
 from qwen_worker.build import build_rules
+from qwen_worker.download import download
 from qwen_worker.errors import BadInput
 from qwen_worker.family import EDIT, EDIT_PLUS, FAMILY, IMAGE_21, TEXT, LoraSource
 from qwen_worker.presets import EXACT, LIGHTNING, PRESETS, PresetName, lightning
@@ -14,6 +15,7 @@ from qwen_worker.request import ImageRequest, parse_image
 from qwen_worker.schema import Rules
 from qwen_worker.settings import Settings, SettingsError, load_settings
 from qwen_worker.snapshots import Origin
+from qwen_worker.start import weights_of
 from tests.test_settings import REQUIRED
 
 PLUS_2511 = "Qwen/Qwen-Image-Edit-2511"
@@ -101,6 +103,21 @@ def test_an_operator_names_a_lora(given: pytest.MonkeyPatch) -> None:
     of = settings(given, PRESET="fast-8", MODEL_ID=PLUS_2511, LIGHTNING_LORA=json.dumps(said))
     assert of.tuning.lightning
     assert of.tuning.lightning.origin == Origin("a/b", "1" * 40)
+
+
+def test_what_is_fused_is_read_ahead_and_downloaded(
+    given: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As the LoRAs that are offered are."""
+    (tmp_path / "x-4steps.safetensors").touch()
+    said = json.dumps({"source": str(tmp_path), "weight_file": "x-4steps.safetensors"})
+    folder = {"MODEL_ID": str(tmp_path), "MODEL_CLASS": "QwenImageEditPlusPipeline"}
+    of = settings(given, PRESET="fast-4", LIGHTNING_LORA=said, **folder)
+
+    assert weights_of(of) == [tmp_path / "x-4steps.safetensors"]
+    with caplog.at_level("INFO"):
+        download(of)
+    assert f"lightning: {tmp_path / 'x-4steps.safetensors'}" in caplog.text
 
 
 @pytest.mark.parametrize(
