@@ -24,7 +24,6 @@ from qwen_worker.model.frames import PictureVAE
 from qwen_worker.model.hub import Hub, LoadError
 from qwen_worker.model.loras import Lora, fuse, lay_lightning, load_loras
 from qwen_worker.model.pipelines import CLASSES, Image21Pipeline, TextPipeline
-from qwen_worker.model.quantize import quantize
 from qwen_worker.model.reading import Reading
 from qwen_worker.presets import EXACT, Preset
 from qwen_worker.profiles import BF16, Profile
@@ -205,12 +204,21 @@ def load(
     for one in filter(None, (edit, inpaint, text and text.pipeline)):
         one.set_progress_bar_config(disable=True)
         one.adapt(computed)
-    transformers_ = [edit.transformer, *([text.pipeline.transformer] if text else [])]
-    used = kernels.use(transformers_, tuning)
+    attention = kernels.use([one.transformer for one in (edit, text and text.pipeline) if one], tuning)
     return Model(
-        edit, inpaint, model_id, loaded, computed, text, offered, tuning.preset, profile, networks.fused, used,
+        edit,
+        inpaint,
+        model_id,
+        loaded,
+        computed,
+        t2i=text,
+        loras=offered,
+        preset=tuning.preset,
+        profile=profile,
+        lightning=networks.fused,
+        attention=attention,
         compiled=tuning.compile,
-    )  # fmt: skip
+    )
 
 
 def _build(folder: Path, pipeline_class: Any, parts: Callable[[Path], dict[str, Any]], wanted: str) -> Any:
@@ -334,6 +342,9 @@ class _Networks:
             return _onto_the_gpu(transformer)
         if self._lightning:
             self.fused = lay_lightning(transformer, self._lightning, self._hub)
+        if weights != "bf16":
+            # Imported where they are used: the libraries take most of a second.
+            from qwen_worker.model.quantize import quantize  # noqa: PLC0415
         for number, block in enumerate(transformer.transformer_blocks):
             fuse(block.to(device()))
             if weights != "bf16":
