@@ -140,7 +140,7 @@ class Card:
 
 # As GPUs are sold. Of some, as the L4 and the A40, CUDA has a little less than so many 10^9 bytes to give.
 GPUS_GB = (16, 24, 32, 48, 80, 96, 141, 180)
-USABLE = 0.97
+USABLE = 0.96
 CONTEXT = 1_000_000_000  # bytes: CUDA's own take less than this, and are no other process's
 
 
