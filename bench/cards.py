@@ -54,8 +54,7 @@ CARDS = (
 def found(said: str) -> Rented | None:
     """The card that is meant, in any case, with or without its family's name: "4090", "rtx 4090", "NVIDIA A40"."""
     words = _words(said) - {"nvidia", "geforce"}
-    same = [one for one in CARDS if words == _words(one.name)]
-    meant = same or [one for one in CARDS if words and words <= _words(one.name)]
+    meant = [one for one in CARDS if words and words <= _words(one.name)]
     return meant[0] if len(meant) == 1 else None
 
 

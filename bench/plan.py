@@ -151,8 +151,8 @@ def markdown(made: Mapping[str, Any]) -> str:
 
 HOW = (
     "GB are 10^9 bytes; weights by their numbers; an edit as computed by python -m bench.memory, with 1 GB for what "
-    "that leaves out; (!): too much for this card. No size is measured on a GPU; memory of a named card as nvidia-smi tells "
-    "it, about, less 1 GB for CUDA."
+    "that leaves out; (!): too much for this card. No size is measured on a GPU; memory of a named card as nvidia-smi "
+    "tells it, about, less 1 GB for CUDA."
 )
 
 
