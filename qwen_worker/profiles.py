@@ -138,8 +138,10 @@ class Card:
     free: int
 
 
-# As GPUs are sold; each has at least so many 10^9 bytes.
+# As GPUs are sold. Of some, as the L4 and the A40, CUDA has a little less than so many 10^9 bytes to give.
 GPUS_GB = (16, 24, 32, 48, 80, 96, 141, 180)
+USABLE = 0.96
+CONTEXT = 1_000_000_000  # bytes: CUDA's own take less than this, and are no other process's
 
 
 class ProfileError(Exception):
@@ -200,10 +202,10 @@ def _lack(needed: float, card: Card, margin: int) -> str | None:
     """What is wrong if so many bytes of weights are to go onto a card; None: they fit."""
     if needed + margin <= card.free:
         return None
-    if needed + margin <= card.total:
+    if needed + margin + CONTEXT <= card.total:
         advice = "another process holds the rest: end it, or let another worker start"
     else:
-        enough = [size for size in GPUS_GB if size * 10**9 >= needed + margin]
+        enough = [size for size in GPUS_GB if size * 10**9 * USABLE >= needed + margin]
         advice = f"choose GPUs of {enough[0]} GB or more" if enough else "no GPU is large enough"
     return (
         f"the {card.name}: its weights take {_gb(needed)} and an edit at least {_gb(margin)} more, but of its "
