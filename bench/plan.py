@@ -48,9 +48,8 @@ def plan(card: Card, model: Row, t2i: Row | None) -> dict[str, Any]:
     if numbers is None:
         raise PlanError(f"the size of {model.id} is not known")
     margins = edits()
-    least = min(margins.values())
     try:
-        auto = choose("auto", numbers, card, least).name
+        auto = choose("auto", numbers, card).name
         none = ""
     except ProfileError as error:
         auto, none = None, str(error)
@@ -61,19 +60,17 @@ def plan(card: Card, model: Row, t2i: Row | None) -> dict[str, Any]:
         "models": [row.id for row in (model, t2i) if row],
         "auto": auto,
         "why_none": none,
-        "profiles": [_profile(name, numbers, card, least, computed, model) for name in PROFILES],
+        "profiles": [_profile(name, numbers, card, computed, model) for name in PROFILES],
         "presets": {name: _preset(name, model, t2i) for name in PRESETS},
         "measured": measured(card.name, RESULTS / "gpu.json"),
     }  # fmt: skip
 
 
-def _profile(
-    name: Any, numbers: Numbers, card: Card, least: int, margins: Mapping[str, int | None], model: Row
-) -> dict[str, Any]:
+def _profile(name: Any, numbers: Numbers, card: Card, margins: Mapping[str, int | None], model: Row) -> dict[str, Any]:
     """One line of the table. An edit of several pictures is only for models that take them."""
     weights = round(numbers.on_gpu(PROFILES[name]))
     try:
-        choose(name, numbers, card, least)
+        choose(name, numbers, card)
         problem = None
     except ProfileError as error:
         problem = str(error)

@@ -144,18 +144,23 @@ USABLE = 0.96
 CONTEXT = 1_000_000_000  # bytes: CUDA's own take less than this, and are no other process's
 
 
+# Bytes that an edit takes beside the weights: 1.5 and 5.7 GB of tensors, as computed for bench/results/memory.json, and
+# 1 GB for what is not counted there, rounded up. On a GPU: not measured.
+EDIT_BYTES = 2_500_000_000  # of one picture of a megapixel
+LARGEST_EDIT_BYTES = 7_000_000_000  # of one of 2048 x 2048
+
+
 class ProfileError(Exception):
     """No profile, or not the one that was asked for, fits the card."""
 
 
-def choose(asked: Literal[ProfileName, "auto"], numbers: Numbers, card: Card, margin: int) -> Profile:
+def choose(asked: Literal[ProfileName, "auto"], numbers: Numbers, card: Card) -> Profile:
     """The profile of a worker.
 
     Args:
-        asked: as in PROFILE; auto: the first that fits.
+        asked: as in PROFILE; auto: the first that leaves room for the largest edit, or else for a usual one.
         numbers: of all its models.
         card: that it has.
-        margin: bytes that an edit needs beside the weights, at least.
 
     Raises:
         ProfileError: in one sentence, which names the card and what it would take.
@@ -163,21 +168,23 @@ def choose(asked: Literal[ProfileName, "auto"], numbers: Numbers, card: Card, ma
     if asked != "auto":
         if problem := _unfit(PROFILES[asked], numbers, card):
             raise ProfileError(f"PROFILE={asked} {problem}")
-        if problem := _lack(numbers.on_gpu(PROFILES[asked]), card, margin):
-            smaller = [one.name for one in fitting(numbers, card, margin)]
+        if problem := _lack(numbers.on_gpu(PROFILES[asked]), card, EDIT_BYTES):
+            smaller = [one.name for one in fitting(numbers, card)]
             raise ProfileError(
                 f"PROFILE={asked} does not fit {problem}" + (f", or PROFILE={smaller[0]}" if smaller else "")
             )
         return PROFILES[asked]
-    if found := fitting(numbers, card, margin):
+    if found := [*fitting(numbers, card, LARGEST_EDIT_BYTES), *fitting(numbers, card)]:
         return found[0]
     able = [one for one in PROFILES.values() if not _unfit(one, numbers, card)]
     least = min(able, key=numbers.on_gpu)
-    raise ProfileError(f"no profile fits: even {least.name} does not fit {_lack(numbers.on_gpu(least), card, margin)}")
+    raise ProfileError(
+        f"no profile fits: even {least.name} does not fit {_lack(numbers.on_gpu(least), card, EDIT_BYTES)}"
+    )
 
 
-def fitting(numbers: Numbers, card: Card, margin: int) -> Sequence[Profile]:
-    """The profiles that a card can have, the best first."""
+def fitting(numbers: Numbers, card: Card, margin: int = EDIT_BYTES) -> Sequence[Profile]:
+    """The profiles that a card can have with so many bytes left over, the best first."""
     return [
         one
         for one in PROFILES.values()

@@ -12,8 +12,7 @@ import pytest
 from bench import cards, plan
 from local.worker import ROOT
 from qwen_worker.family import EDIT, EDIT_PLUS, FAMILY, IMAGE_21, TEXT, untested
-from qwen_worker.model import room
-from qwen_worker.profiles import GPUS_GB, PROFILES, QWEN_IMAGE, USABLE
+from qwen_worker.profiles import EDIT_BYTES, GPUS_GB, LARGEST_EDIT_BYTES, PROFILES, QWEN_IMAGE, USABLE
 
 
 def of(name: str) -> Any:
@@ -63,14 +62,15 @@ def test_each_card_is_found_by_its_drivers_name(told: str, name: str) -> None:
     assert cards.of_driver("NVIDIA A100-SXM4-40GB") is None
 
 
-def test_the_smallest_edit_is_the_workers_margin() -> None:
-    """What the worker chooses by, and the table, are the same."""
-    assert min(plan.edits().values()) == room.MARGIN
+def test_the_worker_chooses_by_the_smallest_and_the_largest_edit() -> None:
+    """As the table has them, which is computed."""
+    assert min(plan.edits().values()) == EDIT_BYTES
+    assert max(plan.edits().values()) == LARGEST_EDIT_BYTES
 
 
 @pytest.mark.parametrize(
     ("card", "auto"),
-    [("H100", "bf16"), ("A100", "bf16"), ("L40S", "bf16-offload"), ("A40", "bf16-offload"), ("5090", "fp8-offload"),
+    [("H100", "bf16"), ("A100", "bf16"), ("L40S", "fp8"), ("A40", "int4"), ("5090", "fp8-offload"),
      ("4090", "int4-offload"), ("L4", "int4-offload"), ("A4000", None)],
 )  # fmt: skip
 def test_what_a_card_takes(card: str, auto: str | None) -> None:
@@ -78,7 +78,8 @@ def test_what_a_card_takes(card: str, auto: str | None) -> None:
     made = plan.plan(of(card), EDIT, None)
     assert made["auto"] == auto
     fitting = [one["name"] for one in made["profiles"] if not one["problem"]]
-    assert fitting[:1] == ([auto] if auto else [])
+    assert bool(fitting) == bool(auto)
+    assert auto is None or auto in fitting
     assert bool(made["why_none"]) == (auto is None)
     for one in made["profiles"]:
         assert not one["problem"] or one["problem"].startswith(f"PROFILE={one['name']} ")

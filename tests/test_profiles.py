@@ -5,10 +5,11 @@ from collections import Counter
 import pytest
 
 from qwen_worker.family import EDIT, EDIT_PLUS, FAMILY, IMAGE_21, TEXT, untested
-from qwen_worker.model.room import MARGIN
 from qwen_worker.profiles import (
     BF16,
     BYTES,
+    EDIT_BYTES,
+    LARGEST_EDIT_BYTES,
     PROFILES,
     QWEN_IMAGE,
     QWEN_IMAGE_21,
@@ -52,9 +53,9 @@ def both() -> Numbers:
     return numbers
 
 
-def refusal(asked: str, numbers: Numbers, there: Card, margin: int = MARGIN) -> str:
+def refusal(asked: str, numbers: Numbers, there: Card) -> str:
     with pytest.raises(ProfileError) as error:
-        choose(asked, numbers, there, margin)  # type: ignore[arg-type]
+        choose(asked, numbers, there)  # type: ignore[arg-type]
     said = str(error.value)
     assert "\n" not in said
     assert there.name in said or "this model has another" in said
@@ -151,9 +152,9 @@ def test_without_blocks_there_is_no_last_one() -> None:
     [
         (A100, "bf16"),
         (H100, "bf16"),
-        # The same pictures come first, though a prompt waits for its text encoder.
-        (L40S, "bf16-offload"),
-        (A40, "bf16-offload"),
+        # With bf16-offload, which fits, a large picture would not.
+        (L40S, "fp8"),
+        (A40, "int4"),
         (RTX_5090, "fp8-offload"),
         (RTX_4090, "int4-offload"),
         (RTX_PRO_6000, "bf16"),
@@ -163,29 +164,29 @@ def test_without_blocks_there_is_no_last_one() -> None:
 )
 def test_what_auto_takes_for_an_edit_model(there: Card, profile: str) -> None:
     """The first that fits."""
-    assert choose("auto", QWEN_IMAGE, there, MARGIN).name == profile
-
-
-@pytest.mark.parametrize(("there", "profile"), [(H200, "bf16"), (RTX_PRO_6000, "bf16"), (H100, "fp8"), (A100, "int4")])
-def test_what_auto_takes_for_two_models(there: Card, profile: str) -> None:
-    """An edit model and one that makes pictures from words."""
-    assert choose("auto", both(), there, MARGIN).name == profile
+    assert choose("auto", QWEN_IMAGE, there).name == profile
 
 
 @pytest.mark.parametrize(
-    ("margin", "edit", "two"), [(3.8, "bf16-offload", "bf16"), (3.9, "fp8", "bf16"), (4.0, "fp8", "bf16-offload")]
+    ("there", "profile"), [(H200, "bf16"), (RTX_PRO_6000, "bf16-offload"), (H100, "fp8"), (A100, "int4")]
 )
-def test_where_larger_edits_would_not_fit(margin: float, edit: str, two: str) -> None:
-    """How much an edit takes decides it on 48 GB, and for two models on 96 GB."""
-    assert choose("auto", QWEN_IMAGE, L40S, round(margin * 1e9)).name == edit
-    assert choose("auto", both(), RTX_PRO_6000, round(margin * 1e9)).name == two
+def test_what_auto_takes_for_two_models(there: Card, profile: str) -> None:
+    """An edit model and one that makes pictures from words."""
+    assert choose("auto", both(), there).name == profile
+
+
+def test_auto_leaves_room_for_the_largest_edit() -> None:
+    """Where any profile does: else for a usual one, as on 24 GB."""
+    assert fitting(QWEN_IMAGE, L40S)[0].name == "bf16-offload"
+    assert fitting(QWEN_IMAGE, L40S, LARGEST_EDIT_BYTES)[0].name == "fp8"
+    assert not fitting(QWEN_IMAGE, RTX_4090, LARGEST_EDIT_BYTES)
 
 
 @pytest.mark.parametrize(("there", "profile"), [(A40, "bf16"), (RTX_4090, "bf16-offload")])
 def test_what_auto_takes_for_the_smaller_model(there: Card, profile: str) -> None:
     """Of Qwen-Image-2.1 no transformer is quantized."""
-    assert choose("auto", QWEN_IMAGE_21, there, MARGIN).name == profile
-    assert {one.weights for one in fitting(QWEN_IMAGE_21, H200, MARGIN)} == {"bf16"}
+    assert choose("auto", QWEN_IMAGE_21, there).name == profile
+    assert {one.weights for one in fitting(QWEN_IMAGE_21, H200)} == {"bf16"}
 
 
 def test_no_profile_is_smaller_than_the_last() -> None:
@@ -218,14 +219,14 @@ def test_a_profile_that_does_not_fit_names_one_that_does() -> None:
     said = refusal("bf16", QWEN_IMAGE, L40S)
     assert said.startswith("PROFILE=bf16 does not fit the NVIDIA L40S: its weights take 56.6 GB")
     assert said.endswith("choose GPUs of 80 GB or more, or PROFILE=bf16-offload")
-    assert choose("bf16-offload", QWEN_IMAGE, L40S, MARGIN) is PROFILES["bf16-offload"]
+    assert choose("bf16-offload", QWEN_IMAGE, L40S) is PROFILES["bf16-offload"]
     assert "or PROFILE=" not in refusal("int4", QWEN_IMAGE, A4000)
 
 
 @pytest.mark.parametrize("profile", list(PROFILES))
 def test_a_profile_that_is_asked_for_is_taken(profile: str) -> None:
     """Also where a better one would fit."""
-    assert choose(profile, QWEN_IMAGE, H200, MARGIN).name == profile  # type: ignore[arg-type]
+    assert choose(profile, QWEN_IMAGE, H200).name == profile  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("there", [A40, A100], ids=lambda one: one.name)
@@ -235,7 +236,7 @@ def test_8_bit_floats_need_a_gpu_that_multiplies_them(there: Card, profile: str)
     said = refusal(profile, QWEN_IMAGE, there)
     assert said.startswith(f"PROFILE={profile} needs a GPU that multiplies 8-bit floats, of compute capability 8.9")
     assert f"the {there.name} has {there.capability[0]}.{there.capability[1]}: choose int4" in said
-    assert all(one.weights != "fp8" for one in fitting(QWEN_IMAGE, there, MARGIN))
+    assert all(one.weights != "fp8" for one in fitting(QWEN_IMAGE, there))
 
 
 @pytest.mark.parametrize("profile", ["fp8", "fp8-offload", "int4", "int4-offload"])
@@ -251,8 +252,8 @@ def test_a_transformer_of_another_kind_is_not_quantized(profile: str) -> None:
 @pytest.mark.parametrize("profile", list(PROFILES))
 def test_exactly_enough_is_enough(profile: str) -> None:
     """And a byte less is not."""
-    needed = round(QWEN_IMAGE.on_gpu(PROFILES[profile])) + MARGIN  # type: ignore[index]
-    choose(profile, QWEN_IMAGE, Card("one", HOPPER, needed, needed), MARGIN)  # type: ignore[arg-type]
+    needed = round(QWEN_IMAGE.on_gpu(PROFILES[profile])) + EDIT_BYTES  # type: ignore[index]
+    choose(profile, QWEN_IMAGE, Card("one", HOPPER, needed, needed))  # type: ignore[arg-type]
     refusal(profile, QWEN_IMAGE, Card("one", HOPPER, needed - 1, needed - 1))
 
 
@@ -262,14 +263,14 @@ def test_another_process_holds_the_rest() -> None:
     said = refusal("bf16", QWEN_IMAGE, shared)
     assert "of its 85.0 GB 44.4 GB are free: another process holds the rest: end it" in said
     assert said.endswith(", or PROFILE=fp8")
-    assert choose("auto", QWEN_IMAGE, shared, MARGIN).name == "fp8"
+    assert choose("auto", QWEN_IMAGE, shared).name == "fp8-offload"
     assert "another process holds the rest" in refusal("auto", QWEN_IMAGE, card(H100.name, 85.0, HOPPER, held=80))
 
 
 def test_what_cuda_itself_takes_is_no_other_process() -> None:
     """Where that little is missing, a larger card is needed, and one of the same size is none."""
     needed = 47_400_000_000
-    said = refusal("bf16", Numbers({"plain": (needed - MARGIN) // 2}), A40)
+    said = refusal("bf16", Numbers({"plain": (needed - EDIT_BYTES) // 2}), A40)
     assert said.endswith("of its 47.7 GB 47.1 GB are free: choose GPUs of 80 GB or more")
 
 

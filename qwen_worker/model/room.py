@@ -12,10 +12,6 @@ from qwen_worker import shards
 from qwen_worker.model.hub import LoadError
 from qwen_worker.profiles import BF16, Card, Numbers, Profile, ProfileError, ProfileName, choose, last_block, part_of
 
-# Bytes that an edit of 1 picture of 1 megapixel needs beside the weights: 1.47 GB of tensors, as computed for
-# bench/results/memory.json, and 1 GB for what is not counted there. On a GPU: not measured.
-MARGIN = 2_500_000_000
-
 
 def numbers(folder: Path, *, transformer_alone: bool = False) -> Numbers:
     """What a model's files say of themselves.
@@ -56,7 +52,7 @@ def chosen(asked: Literal[ProfileName, "auto"], needed: Numbers) -> Profile:
     try:
         if (there := card()) is None:
             return _without_gpu(asked, needed)
-        return choose(asked, needed, there, MARGIN)
+        return choose(asked, needed, there)
     except ProfileError as error:
         raise LoadError(f"the model does not fit: {error}") from error
 
@@ -64,7 +60,7 @@ def chosen(asked: Literal[ProfileName, "auto"], needed: Numbers) -> Profile:
 def _without_gpu(asked: Literal[ProfileName, "auto"], needed: Numbers) -> Profile:
     """On a CPU there is room for all, and 8-bit floats can be multiplied."""
     anything = Card("CPU", (99, 0), *(2**60,) * 2)
-    return BF16 if asked == "auto" else choose(asked, needed, anything, 0)
+    return BF16 if asked == "auto" else choose(asked, needed, anything)
 
 
 def _sizes(folder: Path) -> dict[str, int]:
