@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch.nn import functional
 
 Picture = NDArray[np.uint8]
@@ -123,6 +122,9 @@ def measure(one: Picture, other: Picture, lpips: Lpips | None = None) -> Likenes
     Raises:
         ValueError: the sizes differ.
     """
+    # It brings SciPy's statistics along, which the processes that edit can do without.
+    from skimage.metrics import peak_signal_noise_ratio, structural_similarity  # noqa: PLC0415
+
     if one.shape != other.shape:
         raise ValueError(f"pictures of {one.shape} and {other.shape} cannot be compared")
     difference = int(np.abs(one.astype(np.int16) - other.astype(np.int16)).max())

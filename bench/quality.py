@@ -287,7 +287,7 @@ def _subject(asked: argparse.Namespace, scratch: Path) -> tuple[Subject, dict[in
     loras = {steps: lora for steps in (4, 8) if (lora := getattr(asked, f"lightning_{steps}"))}
     if asked.model:
         row, area, steps = _row(asked.model, asked.pipeline), asked.size or NATIVE_AREA, None
-        revision = commit_of(asked.model, asked.revision, row.revision)
+        revision = commit_of(asked.model, asked.revision, row.revision if row.tested else None)
     else:
         row, loras = _tiny(scratch)
         revision, area, steps = "", asked.size or TINY_AREA, TINY_STEPS

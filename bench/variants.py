@@ -69,7 +69,9 @@ class Outcome:
 
 def run(subject: Subject, tuning: Tuning) -> Outcome:
     """All edits in a fresh process, which is gone afterwards."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+    # What the libraries warn of at each import is not about this model.
+    quiet: dict[str, Any] = {"initializer": logging.disable, "initargs": (logging.WARNING,)}
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), **quiet) as process:
         try:
             return process.submit(here, subject, tuning).result()
         except BrokenProcessPool:
@@ -78,7 +80,6 @@ def run(subject: Subject, tuning: Tuning) -> Outcome:
 
 def here(subject: Subject, tuning: Tuning) -> Outcome:
     """All edits in this process."""
-    logging.disable(logging.WARNING)  # what the libraries say at each import is not of this model
     with importing():
         import torch  # noqa: PLC0415
 

@@ -1,14 +1,27 @@
 """The quality gate: its measures have known values, its set of edits is fixed, and its verdicts are its table's."""
 
+import json
 import math
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from bench.likeness import CONVOLUTIONS, Lpips, Picture, WeightsError, measure
-from tests.pictures import scene
+from bench import quality, variants
+from bench.edit_set import PROMPTS, PicturesError, drawn, own
+from bench.likeness import CONVOLUTIONS, Likeness, Lpips, Picture, WeightsError, measure
+from bench.quality import BARS, VARIANTS, Bar, Verdict, able, failures, judged, middle, worst
+from bench.variants import Outcome, Subject, asked, rules_of
+from local.worker import ROOT
+from qwen_worker.family import EDIT, EDIT_PLUS, FAMILY
+from qwen_worker.presets import PRESETS
+from qwen_worker.tuning import Tuning
+from tests.pictures import file_of, photo, scene
 
 TRUNK, LINEAR = "alexnet-owt-7be5be79.pth", "alex.pth"
 
@@ -148,3 +161,273 @@ def test_what_is_no_table_of_weights_is_refused(weights: Path) -> None:
     torch.save({}, weights / LINEAR)
     with pytest.raises(WeightsError, match="and has none: it is another file"):
         Lpips.load(weights)
+
+
+def touched(by: float) -> Picture:
+    """The picture `pixels`, each channel moved by so much."""
+    rest = np.random.default_rng(0).random(pixels().shape) < by % 1
+    return (pixels() // 2 + int(by) + rest).astype(np.uint8)
+
+
+def like(psnr: float = 50.0, ssim: float = 1.0, lpips: float | None = None) -> Likeness:
+    return Likeness(psnr, ssim, lpips, 9)
+
+
+def verdict(bar: str, *others: Picture, state: str = "ran") -> Verdict:
+    outcome = Outcome(state, "because", others)  # type: ignore[arg-type]
+    return judged("one", bar, outcome, [touched(0)] * len(others), None)
+
+
+@pytest.mark.parametrize(
+    ("found", "missed"),
+    [
+        (like(30.0, 0.9, 0.1), []),
+        (like(29.9, 0.9, 0.1), ["PSNR 29.9 < 30.0 dB"]),
+        (like(30.0, 0.899, 0.1), ["SSIM 0.899 < 0.900"]),
+        (like(30.0, 0.9, 0.101), ["LPIPS 0.101 > 0.100"]),
+        (like(10.0, 0.1, 0.5), ["PSNR 10.0", "SSIM 0.100", "LPIPS 0.500"]),
+        (like(30.0, 0.9, None), []),
+    ],
+)
+def test_a_bar_names_what_is_missed(found: Likeness, missed: list[str]) -> None:
+    """Each measure by itself; one that was not measured is not missed."""
+    said = Bar(30.0, 0.9, 0.1).missed(found, "median")
+
+    assert len(said) == len(missed)
+    assert all(part in one for part, one in zip(missed, said, strict=True))
+
+
+def test_the_worst_picture_may_be_twice_as_far_off() -> None:
+    """An error twice as large is 6 dB."""
+    least = Bar(30.0, 0.9, 0.1).of_the_worst
+
+    assert (least.psnr, least.ssim, least.lpips) == pytest.approx((23.98, 0.8, 0.2), abs=0.01)
+
+
+def test_median_and_worst_are_of_each_measure() -> None:
+    """The worst LPIPS is the largest; a single picture without one leaves the rest."""
+    found = [like(30, 0.9, 0.1), like(40, 0.8, 0.3), like(35, 0.7, 0.2)]
+
+    assert (middle(found).psnr, middle(found).ssim, middle(found).lpips) == (35, 0.8, 0.2)
+    assert (worst(found).psnr, worst(found).ssim, worst(found).lpips) == (30, 0.7, 0.3)
+    assert middle([like(), like()]).lpips is None
+
+
+def test_the_same_pixels_pass_every_bar() -> None:
+    """Also the one that nothing else passes."""
+    assert not [bar for bar in BARS if verdict(bar, touched(0), touched(0)).misses]
+
+
+def test_only_the_same_pixels_are_the_same() -> None:
+    """One pixel by one level is too much."""
+    other = touched(0).copy()
+    other[0, 0, 0] += 1
+
+    assert verdict("same", touched(0), touched(0), other).misses
+
+
+def test_one_broken_picture_is_seen_beside_five_good_ones() -> None:
+    """The median alone would not tell."""
+    others = [touched(0.5)] * 5
+
+    assert str(verdict("fp8", *others, touched(1))) == "PASS"
+    assert "worst PSNR" in str(verdict("fp8", *others, pixels(seed=1)))
+
+
+def test_what_is_a_little_off_everywhere_is_seen() -> None:
+    """No picture is below the bar of the worst, and the median is below its own."""
+    said = str(verdict("fp8", *[touched(12)] * 6))
+
+    assert "median PSNR 26.5 < 28.0 dB" in said
+    assert "worst" not in said
+
+
+def test_noise_is_below_the_floor_of_distilled_models() -> None:
+    """And a picture of something else, and black."""
+    noise = np.random.default_rng(0).integers(0, 256, pixels().shape, dtype=np.uint8)
+
+    assert not verdict("distilled", touched(25)).misses
+    for other in (noise, pixels(seed=1), np.zeros_like(noise)):
+        assert judged("fast-4", "distilled", Outcome("ran", pictures=[other]), [pixels()], None).misses
+
+
+def test_a_picture_of_another_size_is_a_miss() -> None:
+    """And no error, which would end the whole run."""
+    assert verdict("distilled", touched(0)[:-16]).misses == ["pictures of another size"]
+
+
+def test_what_did_not_run_has_not_passed() -> None:
+    """It says why."""
+    assert str(verdict("fp8", state="refused")) == "not run: because"
+    assert str(verdict("fp8", state="failed")) == "FAIL: because"
+
+
+@pytest.mark.parametrize(
+    ("one", "random", "named", "fails"),
+    [
+        (verdict("fp8", touched(0)), False, [], False),
+        (verdict("fp8", pixels(1)), False, [], True),
+        (verdict("fp8", pixels(1)), True, [], False),
+        (verdict("same", pixels(1)), True, [], True),
+        (verdict("same", touched(0)), True, [], False),
+        (verdict("fp8", state="refused"), False, [], False),
+        (verdict("fp8", state="refused"), False, ["one"], True),
+        (verdict("fp8", state="refused"), True, [], True),
+        (verdict("fp8", state="failed"), False, [], True),
+        (verdict("fp8", state="failed"), True, [], True),
+    ],
+)
+def test_the_exit_code_is_about_what_must_hold(one: Verdict, random: bool, named: Sequence[str], fails: bool) -> None:
+    """Of random weights no threshold means anything, but the same pixels, and that all of it ran."""
+    assert failures([one], random=random, named=named) == (["one"] if fails else [])
+
+
+def test_every_variant_changes_one_thing() -> None:
+    """Preset, profile or kernel: else a difference would have two causes."""
+    plain = quality.PLAIN
+    for name, (tuning, bar) in VARIANTS.items():
+        differs = [field for field in vars(plain) if getattr(tuning, field) != getattr(plain, field)]
+        assert (name, len(differs), bar in BARS) == (name, 1, True)
+    assert {tuning.preset.name for tuning, _ in VARIANTS.values()} == set(PRESETS)
+
+
+@pytest.mark.parametrize(
+    ("capability", "attention", "kernels"),
+    [
+        (None, "native", set()),
+        ("7.5", "native", {"efficient", "compile"}),
+        ("8.0", "flash", {"native", "cudnn", "efficient", "compile"}),
+        ("9.0", "cudnn", {"native", "flash", "efficient", "compile"}),
+    ],
+)
+def test_a_device_is_asked_for_the_kernels_that_it_has(
+    capability: str | None, attention: str, kernels: set[str]
+) -> None:
+    """And not for the one that `exact` has there anyway."""
+    names = set(able({"capability": capability, "attention": attention}))
+
+    assert names & {"native", "flash", "cudnn", "efficient", "compile"} == kernels
+    assert {"balanced", "fast-8", "fast-4", "fp8", "int4", "bf16-offload"} <= names
+
+
+def test_the_set_is_always_the_same() -> None:
+    """Six kinds of edits, each with its own seed, of which one has two pictures, and one stands upright."""
+    first, again = drawn(96 * 96), drawn(96 * 96)
+
+    for one, other in zip(first, again, strict=True):
+        assert (one.name, one.prompt, one.seed) == (other.name, other.prompt, other.seed)
+        assert [picture.tobytes() for picture in one.pictures] == [picture.tobytes() for picture in other.pictures]
+    assert [edit.name for edit in first] == list(PROMPTS)
+    assert len({edit.seed for edit in first}) == len({edit.pictures[0].tobytes() for edit in first}) == 6
+    assert [len(edit.pictures) for edit in first].count(2) == 1
+    assert any(edit.pictures[0].height > edit.pictures[0].width for edit in first)
+
+
+def test_own_pictures_come_by_their_names_and_again(tmp_path: Path) -> None:
+    """Of whatever size; other files are left alone."""
+    for name, width in (("b.png", 64), ("a.PNG", 32), ("c.webp", 96)):
+        (tmp_path / name).write_bytes(file_of(photo(width, 32), name[2:].upper()))
+    (tmp_path / "notes.txt").write_text("about them")
+
+    widths = [[picture.width for picture in edit.pictures] for edit in own(tmp_path)]
+
+    assert widths == [[32], [64], [96], [32], [64, 96], [96]]
+
+
+def test_a_folder_without_pictures_is_named(tmp_path: Path) -> None:
+    """And a file that is none."""
+    with pytest.raises(PicturesError, match="has no pictures"):
+        own(tmp_path)
+
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    with pytest.raises(PicturesError, match=r"a\.png cannot be edited"):
+        own(tmp_path)
+
+
+def test_a_model_that_takes_one_picture_gets_the_first() -> None:
+    """Each at its shape on a canvas of the asked area; the request's steps are those of the preset."""
+    edits = drawn(96 * 96)
+    for row, most in ((EDIT, 1), (EDIT_PLUS, 2)):
+        subject = Subject(row, "", 30, 256 * 256, edits, allow_cpu=True)
+        rules = rules_of(subject, Tuning(preset=PRESETS["fast-8"]))
+        found = [asked(edit, rules, subject.area, 16) for edit in edits]
+
+        assert max(len(references) for _, _, references in found) == most
+        assert {(request.num_inference_steps, request.true_cfg_scale) for request, _, _ in found} == {(8, 1.0)}
+        assert all(canvas == references[0].size for _, canvas, references in found)
+        assert all(0.8 < canvas[0] * canvas[1] / 256**2 < 1.25 for _, canvas, _ in found)
+        assert rules_of(subject, Tuning()).steps == 30
+
+
+@pytest.mark.slow
+def test_a_variant_that_the_loader_refuses_says_why() -> None:
+    """In its sentence; the others go on."""
+    subject = Subject(EDIT, "", 2, 96 * 96, [], allow_cpu=False)
+
+    found = variants.here(subject, Tuning())
+
+    assert (found.state, found.reason.partition(":")[0]) == ("refused", "no CUDA device")
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "sentence"),
+    [
+        ("Qwen/Qwen-Image-Edit-2511", "fast-8", "has no known Lightning LoRA of 8 steps for Qwen/Qwen-Image-Edit-2511"),
+        ("Qwen/Qwen-Image-2.1", "balanced", "balanced is not for QwenImage21Pipeline models"),
+    ],
+)
+def test_a_preset_that_a_model_cannot_have_is_refused(model: str, name: str, sentence: str) -> None:
+    """As settings refuse it."""
+    subject = Subject(FAMILY[model], "", 2, 96 * 96, [], allow_cpu=False)
+
+    found = quality._run(name, subject, VARIANTS[name][0], {})
+
+    assert found.state == "refused"
+    assert sentence in found.reason
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["fp7"], "no such variant: fp7"),
+        (["--model", "somebody/model"], "--class must name the class of somebody/model"),
+        (["--model", "somebody/model", "--class", "QwenImageEditPipeline"], "must name a commit of somebody/model"),
+        (["--model", "x/y", "--class", "QwenImage21Pipeline"], "set ACCEPT_RESEARCH_LICENSE=1"),
+        (["--size", "1024"], "must be as 1024x1024"),
+        (["--lightning-8", "{}"], "is no LoRA"),
+        (["--lpips", "/nowhere"], "LPIPS needs AlexNet's weights"),
+        (["--pictures", "/nowhere"], "/nowhere has no pictures"),
+    ],
+)
+def test_what_cannot_be_compared_is_said_before_anything_runs(
+    arguments: list[str], problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In one line, with the usage."""
+    with pytest.raises(SystemExit) as ended:
+        quality.main(arguments)
+
+    assert ended.value.code == 2
+    assert problem in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_whole_command(tmp_path: Path) -> None:
+    """Of the tiny model: the noise floor is nothing, offloading changes nothing, and 8 bits change something."""
+    command = [sys.executable, "-m", "bench.quality", "fp8", "bf16-offload", "--size", "128x128"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+    )
+
+    assert (done.returncode, done.stderr[-500:] if done.returncode else "") == (0, "")
+    report = json.loads((tmp_path / "out" / "quality.json").read_text())
+    assert report["setting"]["weights"] == "random weights: says nothing of quality"
+    assert report["setting"]["weights"] in done.stdout
+    assert "/tmp" not in json.dumps(report)  # noqa: S108 - where the model lay is nobody's business
+    found = {one["name"]: one for one in report["variants"]}
+    assert list(found) == ["exact again", "fp8", "bf16-offload"]
+    assert all(len(one["edits"]) == 6 for one in found.values())
+    assert found["exact again"]["worst"]["identical"]
+    assert found["bf16-offload"]["worst"]["identical"]
+    assert not found["fp8"]["median"]["identical"]
+    assert 10 < found["fp8"]["median"]["psnr_db"] < 50
+    assert "| fp8 | " in done.stdout
