@@ -93,7 +93,8 @@ def here(subject: Subject, tuning: Tuning) -> Outcome:
         return Outcome("refused", f"the GPU ran out of memory while the model was loaded: {error}")
     except ModelError as error:
         small = isinstance(error.__cause__, torch.OutOfMemoryError)
-        return Outcome("refused" if small else "failed", str(error))
+        cause = f" ({type(error.__cause__).__name__}: {error.__cause__})" if error.__cause__ else ""
+        return Outcome("refused" if small else "failed", f"{error}{cause}")
     except Exception as error:  # noqa: BLE001 - the other variants are still to come
         return Outcome("failed", f"{type(error).__name__}: {error}")
 

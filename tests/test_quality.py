@@ -5,17 +5,19 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from bench import quality, variants
 from bench.edit_set import PROMPTS, PicturesError, drawn, own
 from bench.likeness import CONVOLUTIONS, Likeness, Lpips, Picture, WeightsError, measure
-from bench.quality import BARS, VARIANTS, Bar, Verdict, able, failures, judged, middle, worst
+from bench.quality import BARS, VARIANTS, Bar, Verdict, able, failures, judged, middle, table, worst
 from bench.variants import Outcome, Subject, asked, rules_of
 from local.worker import ROOT
 from qwen_worker.family import EDIT, EDIT_PLUS, FAMILY
@@ -76,6 +78,23 @@ def test_ssim_is_that_of_even_pictures() -> None:
     assert measure(dark, light).ssim == pytest.approx((2 * 100 * 120 + steady) / (100**2 + 120**2 + steady), abs=1e-6)
 
 
+def test_ssim_is_that_of_its_definition() -> None:
+    """Of moments below a Gaussian of 1.5 pixels, in windows of 11 that lie inside, of all samples and not one less."""
+    one, other = pixels() / 1.0, pixels(seed=1) / 1.0
+
+    def below(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return cv2.GaussianBlur(values, (11, 11), 1.5)[5:-5, 5:-5].astype(np.float64)
+
+    mean, its = below(one), below(other)
+    spread, its_spread = below(one * one) - mean**2, below(other * other) - its**2
+    together = below(one * other) - mean * its
+    steady, still = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    alike = (2 * mean * its + steady) * (2 * together + still)
+    alike /= (mean**2 + its**2 + steady) * (spread + its_spread + still)
+
+    assert measure(pixels(), pixels(seed=1)).ssim == pytest.approx(alike.mean(), abs=1e-6)
+
+
 def test_ssim_sees_structure_where_psnr_does_not() -> None:
     """Of two pictures with the same error, the one whose error is noise is less alike than the brighter one."""
     one = pixels() // 2
@@ -104,6 +123,12 @@ def test_lpips_is_a_distance(weights: Path) -> None:
     assert measure(pixels(), touched, lpips).lpips == lpips.distance(pixels(), touched)
 
 
+@pytest.mark.parametrize(("other", "distance"), [(pixels(seed=1), 1.0572222), (pixels() // 2, 1.8184277)])
+def test_lpips_is_that_of_its_authors(other: Picture, distance: float) -> None:
+    """What their package, lpips 0.1.4, made of these weights and pictures when this was written."""
+    assert Lpips(*tensors()).distance(pixels(), other) == pytest.approx(distance, rel=1e-5)
+
+
 def test_lpips_counts_channels_as_its_linear_weights_say() -> None:
     """The distance is linear in them."""
     trunk, linear = tensors()
@@ -128,13 +153,33 @@ def test_a_missing_file_of_lpips_is_named(weights: Path, name: str, sentence: st
 
 
 @pytest.mark.parametrize("name", [TRUNK, LINEAR])
-@pytest.mark.parametrize("content", [b"", b"no weights", b"cos\nsystem\n(S'true'\ntR."])
+@pytest.mark.parametrize("content", [b"", b"no weights"])
 def test_a_damaged_file_of_lpips_is_named(weights: Path, name: str, content: bytes) -> None:
-    """Also one that would run a command."""
+    """In one sentence, whatever torch says."""
     (weights / name).write_bytes(content)
 
     with pytest.raises(WeightsError, match=f"{name} cannot be read as weights"):
         Lpips.load(weights)
+
+
+class Harmful:
+    """What makes a folder when it is read."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Callable[..., None], tuple[Path]]:
+        return Path.mkdir, (self.folder,)
+
+
+def test_weights_that_would_run_code_are_refused(weights: Path) -> None:
+    """And do not run it."""
+    torch.save({**tensors()[1], "more": Harmful(weights / "made")}, weights / LINEAR)
+
+    with pytest.raises(WeightsError, match="cannot be read as weights: UnpicklingError"):
+        Lpips.load(weights)
+
+    assert not (weights / "made").exists()
 
 
 @pytest.mark.parametrize(
@@ -260,6 +305,18 @@ def test_what_did_not_run_has_not_passed() -> None:
     """It says why."""
     assert str(verdict("fp8", state="refused")) == "not run: because"
     assert str(verdict("fp8", state="failed")) == "FAIL: because"
+
+
+def test_the_table_says_what_was_measured_and_of_what() -> None:
+    """One line for each variant, whatever a library's sentence holds."""
+    outcome = Outcome("refused", "it needs\n8 | 16 bits")
+    said = table([verdict("same", touched(0)), Verdict("other", "fp8", outcome)], quality.RANDOM).splitlines()
+
+    assert len(said) == 4
+    assert "random weights: says nothing of quality" in said[0]
+    assert said[2] == "| one | identical (identical) | 1.000 (1.000) | not measured | 0 |  | PASS |"
+    assert said[3].endswith("| not run: it needs 8 / 16 bits |")
+    assert len({line.count("|") for line in said}) == 1
 
 
 @pytest.mark.parametrize(
@@ -393,6 +450,7 @@ def test_a_preset_that_a_model_cannot_have_is_refused(model: str, name: str, sen
         (["--model", "somebody/model"], "--class must name the class of somebody/model"),
         (["--model", "somebody/model", "--class", "QwenImageEditPipeline"], "must name a commit of somebody/model"),
         (["--model", "x/y", "--class", "QwenImage21Pipeline"], "set ACCEPT_RESEARCH_LICENSE=1"),
+        (["--class", "QwenImageEditPipeline"], "go with --model"),
         (["--size", "1024"], "must be as 1024x1024"),
         (["--lightning-8", "{}"], "is no LoRA"),
         (["--lpips", "/nowhere"], "LPIPS needs AlexNet's weights"),
