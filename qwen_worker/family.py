@@ -99,7 +99,7 @@ TEXT_TO_IMAGE_SIZE = (1328, 1328)
 def untested(model_id: str, pipeline: PipelineName | TextPipelineName) -> Row:
     """The row of a model outside the tables: the defaults are those of its class."""
     (like,) = (row for row in (EDIT, EDIT_PLUS, IMAGE_21, TEXT) if row.pipeline == pipeline)
-    return replace(like, id=model_id, licence="unknown", weights_gb=None, tested=False)
+    return replace(like, id=model_id, licence="unknown", revision=None, weights_gb=None, tested=False)
 
 
 def commit_of(source: str, revision: str, pinned: str | None = None) -> str:
