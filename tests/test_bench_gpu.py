@@ -51,11 +51,7 @@ def test_the_worker_loads_what_was_written(model: Path) -> None:
             str(model), "", pipeline="QwenImageEditPlusPipeline", token="", caches=(), allow_cpu=True, tuning=tuning
         )
         editor = Editor(loaded, timeout_s=60)
-        for prompt, picture in (
-            ("a b", photo(256, 256)),
-            ("c d", photo(256, 256)),
-            ("a b", Image.new("RGB", (256, 256))),
-        ):
+        for prompt, picture in works:
             rules = Rules(steps=4, cfg_scale=1.0, max_steps=4, max_images=1)
             request = parse_image({"image_url": "https://a/", "prompt": prompt, "seed": 1}, job_id="a", rules=rules)
             made.append(edited(editor, request, (256, 256), [picture]).tobytes())
