@@ -199,16 +199,16 @@ def pictures(setting: Setting, work: str, make: Make, transformer: Any, *, skips
 
 
 def checked(make: Make, transformer: Any) -> tuple[dict[str, np.ndarray], Counted]:
-    """What is compared: the first forward of an edit, and its picture."""
+    """What is compared: the first forward of an edit, its picture, and the same with guidance."""
     with counting(transformer) as counted:
-        image = make(CHECK_STEPS, GUIDANCE, SEED)
+        picture, guided = (np.asarray(make(CHECK_STEPS, scale, SEED)) for scale in (1.0, GUIDANCE))
     if counted.first is None:
         raise RuntimeError("the transformer was not called")
-    return {"forward": counted.first.numpy(), "picture": np.asarray(image)}, counted
+    return {"forward": counted.first.numpy(), "picture": picture, "guided": guided}, counted
 
 
 def distance(made: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]) -> dict[str, float | None]:
-    """Of a forward relative to its length, and of the picture as PSNR in dB; None: it is the same.
+    """Of a forward relative to its length, and of the pictures as PSNR in dB; None: they are the same.
 
     Raises:
         ModelError: numbers are not finite.
@@ -216,8 +216,9 @@ def distance(made: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]) -
     if not all(np.isfinite(one).all() for one in (*made.values(), *wanted.values())):
         raise ModelError("what was made is not finite")
     forward = np.linalg.norm(made["forward"] - wanted["forward"]) / np.linalg.norm(wanted["forward"])
-    error = np.mean((made["picture"].astype(float) - wanted["picture"]) ** 2)
-    return {"forward": float(forward), "psnr_db": float(10 * np.log10(255**2 / error)) if error else None}
+    errors = {name: np.mean((made[name].astype(float) - wanted[name]) ** 2) for name in ("picture", "guided")}
+    psnr = {f"{name}_db": float(10 * np.log10(255**2 / one)) if one else None for name, one in errors.items()}
+    return {"forward": float(forward), **psnr}
 
 
 def memory() -> Figures:
@@ -306,7 +307,7 @@ def variants(setting: Setting) -> Figures:
         try:
             found[name] = variant(tuning, by_editor(editor, image), transformer, wanted)
         except (LoadError, ModelError, RuntimeError) as error:
-            found[name] = {"error": str(error)[:500]}
+            found[name] = {"error": " because ".join(str(one)[:300] for one in (error, error.__cause__) if one)}
         if name == names[-1]:
             kernels.use([transformer], Tuning(attention=known["attention"]))
             known |= steps_alone(by_editor(editor, image), transformer)
