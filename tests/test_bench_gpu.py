@@ -185,6 +185,7 @@ def arms_with(change: Callable[[dict[str, Any]], None] = lambda _: None) -> dict
         (lambda all_: all_["variants"]["variants"].update(cudnn={"error": "what ran is flash"}), "what ran is flash"),
         (lambda all_: all_["variants"]["variants"]["compiled"].update(distance=FAR), "compiled is not what diffusers"),
         (lambda all_: all_["plain/1"].update(distance={**SAME, "guided_db": 18.0}), "plain/1 is not what diffusers"),
+        (lambda all_: all_["plain/1"].update(distance={**NEAR, "forward": 0.06}), "plain/1 is not what diffusers"),
         (lambda all_: all_["plain/1"].update(distance={**NEAR, "picture_db": 21.0}), "plain/1 is not what diffusers"),
         (lambda all_: all_.update({"exact/1": {"error": "it ended with 1"}}), "exact/1: it ended with 1"),
     ],
