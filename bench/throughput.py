@@ -12,7 +12,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ class Run:
 
 def rows() -> list[Row]:
     """Short jobs by turns, A-B-B-A, then long ones."""
-    sources = _sources(COUNT)
+    sources = make_sources(COUNT)
     order = PLAIN, OURS, OURS, PLAIN
     short = [(program, measured(program, SHORT, sources)) for program in order]
     long = {program: measured(program, LONG, sources[:LONG_COUNT]) for program in (PLAIN, OURS)}
@@ -121,6 +121,52 @@ def measured(program: str, steps: int, sources: list[bytes]) -> Run:
     Raises:
         InvalidRunError: not every job was done, anew, by one edit of its own.
     """
+    with tempfile.TemporaryDirectory() as name:
+        turns = Path(name) / "turns"
+        variables = {
+            "MODEL_CLASS": "QwenImageEditPipeline",
+            "PACED_PASS_S": str(PASS_S),
+            "PACED_TURNS": str(turns),
+        }
+        said = {"num_inference_steps": steps, "true_cfg_scale": 1.0, "size": "native"}
+        done = served(("-m", program), Path(name), sources, said, variables)
+        return _run(done.jobs, turns.read_text(), done.fetched, ours=program == OURS)
+
+
+@dataclass(frozen=True)
+class Served:
+    """What a worker left.
+
+    Attributes:
+        jobs: each has ended.
+        fetched: downloads of sources.
+        started: when its process was, in seconds of `time.time`.
+    """
+
+    jobs: list[Job]
+    fetched: int
+    started: float
+
+
+def served(
+    program: tuple[str, ...],
+    model: Path,
+    sources: list[bytes],
+    said: Mapping[str, Any],
+    variables: Mapping[str, str],
+) -> Served:
+    """Start a worker, have it do a job for each source, and end it.
+
+    Args:
+        program: as of `local.worker.start`.
+        model: folder of its model.
+        sources: JPEGs.
+        said: of each request, beside picture and prompt.
+        variables: of the worker.
+
+    Raises:
+        InvalidRunError: it ended by itself, or took too long.
+    """
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         bucket = stack.enter_context(LocalBucket(folder / "bucket"))
@@ -129,22 +175,16 @@ def measured(program: str, steps: int, sources: list[bytes]) -> Run:
         api.way_s = API_S
         for number, source in enumerate(sources):
             host.replies[f"/{number}.jpg"] = Reply(source, delay_s=SOURCE_S)
-            _submit(api, host.url(f"/{number}.jpg"), steps)
-        turns = folder / "turns"
-        variables = worker.environment(
-            folder,
-            bucket.environment,
-            api.worker_environment(),
-            {
-                "S3_ENDPOINT": f"127.0.0.1:{proxy.port}",
-                "MODEL_CLASS": "QwenImageEditPipeline",
-                "PYTHONPATH": str(worker.ROOT),
-                "RUNPOD_LOG_LEVEL": "INFO",
-                "PACED_PASS_S": str(PASS_S),
-                "PACED_TURNS": str(turns),
-            },
-        )
-        process = worker.start(variables, folder / "worker.log", program=("-m", program))
+            _submit(api, host.url(f"/{number}.jpg"), said)
+        paths = [str(worker.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        own = {
+            "S3_ENDPOINT": f"127.0.0.1:{proxy.port}",
+            "PYTHONPATH": os.pathsep.join(paths),
+            "RUNPOD_LOG_LEVEL": "INFO",
+        }
+        environment = worker.environment(model, bucket.environment, api.worker_environment(), own, variables)
+        started = time.time()
+        process = worker.start(environment, folder / "worker.log", program=program)
         try:
             end = time.monotonic() + WAIT_S
             while any(job.status not in FINAL for job in api.jobs.values()):
@@ -155,20 +195,14 @@ def measured(program: str, steps: int, sources: list[bytes]) -> Run:
             process.kill()
             process.wait()
             worker.end_group(process)
-        return _run(list(api.jobs.values()), turns.read_text(), len(host.requests), ours=program == OURS)
+        return Served(list(api.jobs.values()), len(host.requests), started)
 
 
-def _submit(api: LocalRunPod, url: str, steps: int) -> None:
-    said = {
-        "image_url": url,
-        "prompt": "make it warmer",
-        "num_inference_steps": steps,
-        "true_cfg_scale": 1.0,
-        "size": "native",
-    }
+def _submit(api: LocalRunPod, url: str, said: Mapping[str, Any]) -> None:
+    asked = {"image_url": url, "prompt": "make it warmer", **said}
     headers = {"Authorization": f"Bearer {KEY}"}
     requests.post(
-        f"{api.base_url}/{ENDPOINT}/run", json={"input": said}, headers=headers, timeout=10
+        f"{api.base_url}/{ENDPOINT}/run", json={"input": asked}, headers=headers, timeout=10
     ).raise_for_status()
 
 
@@ -184,7 +218,7 @@ def _run(jobs: list[Job], turns: str, fetched: int, *, ours: bool) -> Run:
     return Run(sorted(edits), [job.finished for job in jobs if job.finished], queue_ms)
 
 
-def _sources(count: int) -> list[bytes]:
+def make_sources(count: int) -> list[bytes]:
     """JPEGs of three megapixels, no two of them the same."""
     pixels = np.asarray(picture("JPEG"))
     shifted = (Image.fromarray(np.roll(pixels, 50 * number, axis=1)) for number in range(count))

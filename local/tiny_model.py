@@ -98,7 +98,7 @@ def make(
         rest_gain: the same of the other networks.
     """
     torch.manual_seed(seed)
-    tokenizer = _tokenizer(WORDS)
+    tokenizer = make_tokenizer(WORDS)
     processor = Qwen2VLImageProcessorPil(min_pixels=56 * 56, max_pixels=224 * 224)
     parts: dict[str, Any] = {
         "scheduler": FlowMatchEulerDiscreteScheduler(**SCHEDULER_CONFIG),
@@ -121,7 +121,7 @@ def make_t2i(folder: Path, *, seed: int = 0) -> Path:
         seed: of the random weights.
     """
     torch.manual_seed(seed)
-    tokenizer = _tokenizer(WORDS)
+    tokenizer = make_tokenizer(WORDS)
     text_encoder = _text_encoder(tokenizer)
     _transformer()  # draws what that of the edit model does, so that the VAE is the same
     parts: dict[str, Any] = {
@@ -173,7 +173,7 @@ def make_21(folder: Path, *, seed: int = 0) -> Path:
         seed: of the random weights.
     """
     torch.manual_seed(seed)
-    tokenizer = _tokenizer(WORDS_21)
+    tokenizer = make_tokenizer(WORDS_21)
     parts: dict[str, Any] = {
         "scheduler": FlowMatchEulerDiscreteScheduler(**SCHEDULER_CONFIG),
         "text_encoder": _text_encoder_21(tokenizer),
@@ -200,6 +200,11 @@ def _write(
             _amplify(part, gain if isinstance(part, QwenImageTransformer2DModel) else rest_gain)
             part.to(torch.bfloat16)
         part.save_pretrained(folder / name)
+    write_index(folder, pipeline, parts)
+
+
+def write_index(folder: Path, pipeline: type, parts: dict[str, Any]) -> None:
+    """Write the `model_index.json` of a pipeline of these parts."""
     names = {name: [type(part).__module__.partition(".")[0], type(part).__name__] for name, part in parts.items()}
     if "processor" in names:
         names["processor"][1] = "Qwen3VLProcessor" if pipeline is QwenImage21Pipeline else "Qwen2VLProcessor"
@@ -207,7 +212,7 @@ def _write(
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
-def _tokenizer(words: list[str]) -> Qwen2Tokenizer:
+def make_tokenizer(words: list[str]) -> Qwen2Tokenizer:
     """Byte-level BPE in which each word of the system prompts is one token, as in Qwen's own vocabulary."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
