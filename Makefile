@@ -8,7 +8,7 @@ NO_SECRETS := '^(requirements\.lock|tests/data/ssrf_vectors\.json)$$'
 WORKERS := tests/loop tests/faults
 COMMITS := '"[0-9a-f]{40}"'
 
-.PHONY: setup demo serve model test test-workers test-parts test-fast bench hostile faults soak mutants check format schema lock sbom clean
+.PHONY: setup demo serve model test test-workers test-parts test-fast bench bench-gpu quality hostile faults soak mutants check format schema lock sbom clean
 
 setup: $(SETUP)  ## the virtual environment in .venv
 
@@ -40,6 +40,12 @@ test-fast: $(SETUP)  ## without the tests that start whole workers, edit at full
 
 bench: $(SETUP)  ## measure what the README says of speed, without a GPU; leaves out/bench.json
 	$(BIN)/python -m bench
+
+bench-gpu: $(SETUP)  ## measure what the README says of a GPU, on a GPU; leaves out/gpu.json
+	$(BIN)/python -m bench.gpu
+
+quality: $(SETUP)  ## compare every preset and profile with exact; leaves out/quality.json
+	$(BIN)/python -m bench.quality
 
 hostile: $(SETUP)  ## attack the worker; leaves out/hostile.json
 	$(BIN)/python -m hostile

@@ -27,6 +27,7 @@ from safetensors.torch import save_file
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from bench.published import TEXT_ENCODER
 from local.tiny_model import SCHEDULER_CONFIG, WORDS, make_tokenizer, write_index
 
 DTYPE = torch.bfloat16
@@ -61,14 +62,8 @@ class Sizes:
 # zero_cond_t: as in Qwen-Image-Edit-2511. Its transformer and VAE have the defaults of their classes.
 FULL = Sizes(
     transformer={"zero_cond_t": True},
-    text={
-        "vocab_size": 152064, "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28,
-        "num_attention_heads": 28, "num_key_value_heads": 4, "max_position_embeddings": 128000,
-        "rope_parameters": {"rope_type": "default", "mrope_section": [16, 24, 24], "rope_theta": 1000000.0},
-    },
-    vision={
-        "depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "out_hidden_size": 3584,
-    },
+    text=TEXT_ENCODER["text_config"],
+    vision=TEXT_ENCODER["vision_config"],
     vae={},
     max_pixels=12_845_056,
     rank=64,

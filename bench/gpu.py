@@ -45,10 +45,10 @@ ORDER = (
     "exact/2", "worker/1", "plain-worker/1", "plain-worker/2", "worker/2", "fp8", "int4",
 )  # fmt: skip
 SIDE, TINY_SIDE = 1024, 256  # pixels
-# Pictures of a process. All of 20 would take 20 minutes with 40 steps.
-COUNTS = {"40": 3, "8": 10, "4": 10, "jobs": 24}
+# Pictures of a process; each work has two.
+COUNTS = {"40": 10, "8": 10, "4": 10, "jobs": 24}
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "torchao", "bitsandbytes", "cache-dit", "runpod")
-LIMIT_S = 580  # of an arm
+LIMIT_S = 1200  # of an arm
 # How far bfloat16 may be from itself, computed in another order: a forward, relative to its length (0.03 was seen on a
 # CPU, with 60 blocks of a width of 512). The VAE's random weights make much of that in a picture: it must be nearer
 # than that of another prompt by so many dB (8 were seen).
@@ -331,7 +331,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", metavar="ARM", help=f"of {' '.join(ORDER)}; without its number both turns")
     parser.add_argument(
-        "--n", type=int, help=f"pictures of each row; without it {2 * COUNTS['40']} to {2 * COUNTS['4']}"
+        "--n", type=int, help=f"pictures of each row: {2 * COUNTS['40']}; with 6 it takes about half an hour"
     )
     parser.add_argument("--seconds", type=float, help="begin no arm after so many")
     parser.add_argument("--tiny", action="store_true", help="tiny weights on the CPU")

@@ -20,6 +20,7 @@ from qwen_worker import shards
 from qwen_worker.errors import ModelError
 from qwen_worker.family import LoraSource
 from qwen_worker.model.edit import Editor
+from qwen_worker.model.hub import LoadError
 from qwen_worker.model.load import Model, load
 from qwen_worker.presets import PRESETS
 from qwen_worker.request import parse_image
@@ -144,7 +145,7 @@ def test_a_kernel_that_cannot_run_is_an_error(loaded: tuple[arms.Make, Model]) -
     """CuDNN's is not for a CPU. Nothing else computes in its place."""
     make, model = loaded
     wanted, _ = arms.checked(make, model.pipeline.transformer)
-    with pytest.raises(ModelError):
+    with pytest.raises(LoadError, match="ATTENTION=cudnn cannot be computed"):
         arms.variant(Tuning(attention="cudnn"), make, model.pipeline.transformer, wanted)
 
 
@@ -195,6 +196,15 @@ def test_a_run_that_says_nothing_is_not_valid(change: Callable[[dict[str, Any]],
     assert not list(gpu.problems(arms_with()))
     (problem,) = gpu.problems(arms_with(change))
     assert said in problem
+
+
+def test_the_readme_claims_nothing_that_was_not_measured() -> None:
+    """Its rows are those of the program, and without a run on a GPU none has a figure."""
+    readme = (ROOT / "README.md").read_text()
+    kept = ROOT / "bench" / "results" / "gpu.json"
+    report = json.loads(kept.read_text()) if kept.exists() else {"arms": {}}
+    for row in gpu.rows(report):
+        assert f"| {row['what']} | {row['goal']} | {row['plain']} | {row['ours']} |" in readme
 
 
 def test_the_table_says_what_was_measured(tmp_path: Path) -> None:
