@@ -39,6 +39,8 @@ from tests.model.test_loras import source
 from tests.model.test_pipelines import MASK, mask_of
 from tests.pictures import photo
 
+pytestmark = pytest.mark.slow
+
 PLUS: PipelineName = "QwenImageEditPlusPipeline"
 WEIGHTS: tuple[ProfileName, ...] = ("bf16", "fp8", "int4")
 CANVAS = (256, 224)
@@ -310,7 +312,7 @@ def theirs(model: Model, folder: Path, references: Sequence[Image.Image]) -> tor
         Tuning(),
         Tuning(attention="flash"),
         Tuning(profile="bf16-offload"),
-        pytest.param(Tuning(compile=True), marks=pytest.mark.slow),
+        Tuning(compile=True),
     ],
     ids=lambda tuning: f"{tuning.profile} {tuning.attention} {tuning.compile}",
 )
@@ -328,7 +330,6 @@ def test_exact_ways_make_the_pictures_of_the_library(calm: Path, tuning: Tuning,
     assert (ours(model, references[:1]) - wanted).abs().max() > 1e-3
 
 
-@pytest.mark.slow
 def test_what_is_compiled_serves_every_size_and_is_kept(loaded: Load, tmp_path: Path) -> None:
     """Another canvas, another prompt, another number of pictures: nothing is compiled anew. Files are left behind."""
     model = loaded(tuning=Tuning(compile=True, compile_cache=tmp_path / "compiled"))
