@@ -276,8 +276,8 @@ def library(setting: Setting) -> Figures:
     pipeline = plain.load(Path(setting.model))
     known: Figures = {"load_s": time.perf_counter() - begin}
     make = by_library(pipeline, setting.picture(0))
-    seen = kernels.Seen(lambda: make(CHECK_STEPS, 1.0, SEED))
-    known["operators"] = sorted(seen.attention)
+    seen = kernels.Seen(pipeline.transformer, lambda: make(CHECK_STEPS, 1.0, SEED))
+    known["operators"] = sorted(one for one in seen.operators if one.startswith(kernels.PREFIX))
     _keep(setting, "library", checked(make, pipeline.transformer)[0])
     works = {"40": pictures(setting, "40", make, pipeline.transformer)}
     known["memory"] = memory()
@@ -330,7 +330,7 @@ def variant(tuning: Tuning, make: Make, transformer: Any, wanted: Mapping[str, n
     kernels.check(tuning)
     used = kernels.use([transformer], tuning)
     first_s = timed(lambda: make(CHECK_STEPS, GUIDANCE, SEED))
-    kernels.Seen(lambda: make(CHECK_STEPS, 1.0, SEED)).check(used, compiled=tuning.compile)
+    kernels.Seen(transformer, lambda: make(CHECK_STEPS, 1.0, SEED)).check(used, compiled=tuning.compile)
     made, counted = checked(make, transformer)
     return {
         "first_s": first_s,

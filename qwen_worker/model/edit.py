@@ -205,7 +205,7 @@ class Editor:
             ModelError: the model does not work.
             LoadError: it fell back to other kernels.
         """
-        Seen(self._warm_up).check(self._model.attention, compiled=self._model.compiled)
+        Seen(self._pipeline.transformer, self._warm_up).check(self._model.attention, compiled=self._model.compiled)
 
     def _warm_up(self) -> None:
         scale = 1.0 if self._model.preset.distilled_steps else 4.0

@@ -1,5 +1,6 @@
 """What computes a model: the kernel of attention, chosen by the GPU, and compiled blocks. Both are seen to have run."""
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -92,21 +93,35 @@ def _computes(name: AttentionName) -> bool:
     return True
 
 
+def graphs() -> int:
+    """How many have been compiled in this process."""
+    compiled: int = counters["stats"]["unique_graphs"]
+    return compiled
+
+
 class Seen:
-    """What ran in a call, as torch tells it.
+    """What ran in a call, as torch tells it: in the first pass of a transformer, since telling takes time.
 
     Attributes:
-        attention: operators of it. The text encoder and the VAE have attention of their own, which other kernels may
-            compute, since it has masks.
-        graphs: compiled in this process so far.
+        operators: of torch.
+        graphs: compiled by then.
     """
 
-    def __init__(self, call: Callable[[], object]) -> None:
-        # The newer profiler writes lines of its own kind to stderr.
-        with profiler_legacy.profile() as record:  # type: ignore[no-untyped-call]
+    def __init__(self, transformer: Any, call: Callable[[], object]) -> None:
+        self.operators: set[str] = set()
+        with contextlib.ExitStack() as stack:
+            begin = transformer.register_forward_pre_hook(lambda *_: self._begin(stack))
+            end = transformer.register_forward_hook(lambda *_: stack.close())
+            stack.callback(end.remove)
+            stack.callback(begin.remove)
             call()
-        self.attention = {event.name for event in record.function_events if event.name.startswith(PREFIX)}
-        self.graphs: int = counters["stats"]["unique_graphs"]
+        self.graphs = graphs()
+
+    def _begin(self, stack: contextlib.ExitStack) -> None:
+        # The newer profiler writes lines of its own kind to stderr.
+        record: Any = profiler_legacy.profile()  # type: ignore[no-untyped-call]
+        stack.callback(lambda: self.operators.update(one.name for one in record.function_events))
+        stack.enter_context(record)
 
     def check(self, attention: AttentionName, *, compiled: bool) -> None:
         """That nothing fell back.
@@ -114,8 +129,9 @@ class Seen:
         Raises:
             LoadError: another kernel computed the attention, or nothing was compiled.
         """
-        if attention != "native" and not self.attention.intersection(OPERATORS[attention]):
-            others = ", ".join(sorted(one.removeprefix("aten::") for one in self.attention)) or "none"
+        if attention != "native" and not self.operators.intersection(OPERATORS[attention]):
+            ran = sorted(one.removeprefix("aten::") for one in self.operators if one.startswith(PREFIX))
+            others = ", ".join(ran) or "none"
             raise LoadError(f"ATTENTION={attention} was asked for, but what ran is {others}")
         if compiled and not self.graphs:
             raise LoadError("COMPILE=1 was asked for, but nothing was compiled")
