@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Literal
 
 from qwen_worker.family import EDIT, EDIT_PLUS, FAMILY, TEXT, TEXT_TO_IMAGE, LoraSource
@@ -33,6 +34,8 @@ PRESETS: dict[PresetName, Preset] = {
     "fast-8": Preset("fast-8", distilled_steps=8),
     "fast-4": Preset("fast-4", distilled_steps=4),
 }
+
+KNOWN = FAMILY.keys() | TEXT_TO_IMAGE.keys()
 
 
 def _published(source: str, revision: str, files: Mapping[int, str]) -> dict[int, LoraSource]:
@@ -88,15 +91,17 @@ def lightning(preset: Preset, model: str, named: LoraSource | None, variable: st
 
 
 def _mismatch(lora: LoraSource, model: str, steps: int) -> str | None:
-    """What a LoRA was made for, if it is something else. Its shapes do not tell: all models have the same."""
-    known = model in FAMILY | TEXT_TO_IMAGE
-    for other, of_steps in LIGHTNING.items():
-        files = {(one.source, one.weight_file) for one in of_steps.values()}
-        if known and other != model and (lora.source, lora.weight_file) in files:
-            return f"distilled from {other}, and the model is {model}"
-    if (said := re.search(r"(\d+)[ _-]?steps?", lora.weight_file, re.IGNORECASE)) and int(said[1]) != steps:
+    """What a LoRA was made for by its name, if it is something else. Its shapes do not tell: all are the same."""
+    name = PurePosixPath(lora.weight_file).name
+    if (said := re.search(r"(\d+)[ _-]?steps?", name, re.IGNORECASE)) and int(said[1]) != steps:
         return f"distilled to {said[1]} steps, as its name says"
-    versions = re.findall(r"\b25\d\d\b", lora.weight_file)
-    if versions and known and not any(version in model for version in versions):
-        return f"distilled from a {versions[0]} model, as its name says, and the model is {model}"
+    if model not in KNOWN:
+        return None
+    own = model.rpartition("/")[2]
+    # The published ones are called as their model is.
+    of, dash, _ = name.partition("-Lightning")
+    if dash and of != own and of in {other.rpartition("/")[2] for other in KNOWN}:
+        return f"distilled from {of}, as its name says, and the model is {model}"
+    if (version := re.search(r"(?<!\d)25\d\d(?!\d)", name)) and version[0] not in model:
+        return f"distilled from a {version[0]} model, as its name says, and the model is {model}"
     return None

@@ -154,33 +154,34 @@ class ProfileError(Exception):
     """No profile, or not the one that was asked for, fits the card."""
 
 
-def choose(asked: Literal[ProfileName, "auto"], numbers: Numbers, card: Card) -> Profile:
+def choose(asked: Literal[ProfileName, "auto"], numbers: Numbers, card: Card, beside: int = 0) -> Profile:
     """The profile of a worker.
 
     Args:
         asked: as in PROFILE; auto: the first that leaves room for the largest edit, or else for a usual one.
         numbers: of all its models.
         card: that it has.
+        beside: bytes of what else is kept on the GPU.
 
     Raises:
         ProfileError: in one sentence, which names the card and what it would take.
     """
+    usual, largest = beside + EDIT_BYTES, beside + LARGEST_EDIT_BYTES
     if asked != "auto":
         if problem := _unfit(PROFILES[asked], numbers, card):
             raise ProfileError(f"PROFILE={asked} {problem}")
-        if problem := _lack(numbers.on_gpu(PROFILES[asked]), card, EDIT_BYTES):
-            smaller = [one.name for one in fitting(numbers, card)]
+        if problem := _lack(numbers.on_gpu(PROFILES[asked]), card, usual):
+            smaller = [one.name for one in fitting(numbers, card, usual)]
             raise ProfileError(
                 f"PROFILE={asked} does not fit {problem}" + (f", or PROFILE={smaller[0]}" if smaller else "")
             )
         return PROFILES[asked]
-    if found := [*fitting(numbers, card, LARGEST_EDIT_BYTES), *fitting(numbers, card)]:
+    if found := [*fitting(numbers, card, largest), *fitting(numbers, card, usual)]:
         return found[0]
     able = [one for one in PROFILES.values() if not _unfit(one, numbers, card)]
     least = min(able, key=numbers.on_gpu)
-    raise ProfileError(
-        f"no profile fits: even {least.name} does not fit {_lack(numbers.on_gpu(least), card, EDIT_BYTES)}"
-    )
+    problem = _lack(numbers.on_gpu(least), card, usual)
+    raise ProfileError(f"no profile fits: even {least.name} does not fit {problem}")
 
 
 def fitting(numbers: Numbers, card: Card, margin: int = EDIT_BYTES) -> Sequence[Profile]:
@@ -215,8 +216,8 @@ def _lack(needed: float, card: Card, margin: int) -> str | None:
         enough = [size for size in GPUS_GB if size * 10**9 * USABLE >= needed + margin]
         advice = f"choose GPUs of {enough[0]} GB or more" if enough else "no GPU is large enough"
     return (
-        f"the {card.name}: its weights take {_gb(needed)} and an edit at least {_gb(margin)} more, but of its "
-        f"{_gb(card.total)} {_gb(card.free)} are free: {advice}"
+        f"the {card.name}: its weights take {_gb(needed)} and an edit with all beside it {_gb(margin)} more, but of "
+        f"its {_gb(card.total)} {_gb(card.free)} are free: {advice}"
     )
 
 

@@ -1,6 +1,7 @@
 """The environment, read once and frozen. Each field is the variable of the same name in capitals."""
 
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -139,6 +140,8 @@ def _object(value: Any) -> Any:
     if not isinstance(said, dict):
         problem = 'must be a JSON object, as in {"source": ..., "revision": ..., "weight_file": ...}'
         raise ValueError(problem)  # noqa: TRY004 - what pydantic listens to
+    if other := said.keys() & {"name", "trigger_word"}:
+        raise ValueError(f"has a {min(other)}, which only a LoRA in LORAS has: leave it out")
     return {"name": "lightning", **said}
 
 
@@ -275,7 +278,9 @@ class Settings(BaseSettings):
         "-offload takes time for each new prompt",
     )
     attention: Literal[AttentionName, "auto"] = Field(
-        "auto", description="which kernel computes attention: native, flash, cudnn or efficient; auto: by the GPU"
+        "auto",
+        description="which kernel computes attention: native, flash, cudnn or efficient; auto: by the GPU",
+        validate_default=True,
     )
     compile: bool = Field(
         False,
@@ -410,16 +415,33 @@ class Settings(BaseSettings):
             return ""
         return commit_of(model, revision, TEXT_TO_IMAGE[model].revision if model in TEXT_TO_IMAGE else None)
 
+    @field_validator("preset")
+    @classmethod
+    def _goes_with_the_model(cls, name: PresetName, info: ValidationInfo) -> PresetName:
+        preset = PRESETS[name]
+        if preset != EXACT and info.data.get("model_class") == "QwenImage21Pipeline":
+            raise ValueError(f"is {name}, which is not for QwenImage21Pipeline models: set it to exact")
+        if (preset.distilled_steps or 0) > (most := info.data.get("max_inference_steps", math.inf)):
+            raise ValueError(f"is {name}, which takes more steps than MAX_INFERENCE_STEPS allows: {most}")
+        return name
+
+    @field_validator("attention")
+    @classmethod
+    def _takes_masks(cls, name: str, info: ValidationInfo) -> str:
+        """The text of QwenImage21Pipeline has a mask, which only torch's own choice of a kernel is sure to take."""
+        if info.data.get("model_class") != "QwenImage21Pipeline":
+            return name
+        if name not in {"auto", "native"}:
+            raise ValueError(f"is {name}, which is not for QwenImage21Pipeline models: leave it at auto")
+        return "native"
+
     @field_validator("lightning_lora")
     @classmethod
     def _fits_the_model(cls, named: LoraSource | None, info: ValidationInfo) -> LoraSource | None:
         """Fill in the published one, if the preset wants one."""
         if not info.data.keys() >= {"preset", "model_id", "model_class"}:  # refused themselves
             return named
-        preset = PRESETS[info.data["preset"]]
-        if preset != EXACT and info.data["model_class"] == "QwenImage21Pipeline":
-            raise ValueError(f"PRESET={preset.name} is not for QwenImage21Pipeline models: set PRESET to exact")
-        return lightning(preset, info.data["model_id"], named, "LIGHTNING_LORA")
+        return lightning(PRESETS[info.data["preset"]], info.data["model_id"], named, "LIGHTNING_LORA")
 
     @field_validator("t2i_lightning_lora")
     @classmethod

@@ -6,7 +6,10 @@ from pathlib import Path
 
 from qwen_worker import __version__
 
-LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft", "Pillow", "opencv-python-headless", "numpy")
+LIBRARIES = (
+    "torch", "diffusers", "transformers", "accelerate", "peft", "cache-dit", "torchao", "bitsandbytes", "Pillow",
+    "opencv-python-headless", "numpy",
+)  # fmt: skip
 
 
 def versions() -> dict[str, str]:

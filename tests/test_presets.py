@@ -19,6 +19,7 @@ from qwen_worker.start import weights_of
 from tests.test_settings import REQUIRED
 
 PLUS_2511 = "Qwen/Qwen-Image-Edit-2511"
+A_21 = {"MODEL_ID": IMAGE_21.id, "MODEL_REVISION": "0" * 40, "ACCEPT_RESEARCH_LICENSE": "1"}
 FAST_4 = Rules(steps=4, cfg_scale=1.0, max_steps=50, max_images=3, preset="fast-4", distilled_steps=4)
 
 
@@ -55,7 +56,8 @@ def test_published_loras_are_pinned_and_fit_their_models() -> None:
             assert len(lora.revision) == 40
             assert lightning(PRESETS["fast-4" if steps == 4 else "fast-8"], model, None, "X") == lora
             for other in {EDIT.id, EDIT_PLUS.id, PLUS_2511, TEXT.id} - {model}:
-                with pytest.raises(ValueError, match=f"it was distilled from {model}, and the model is {other}"):
+                said = f"it was distilled from {model.rpartition('/')[2]}, as its name says, and the model is {other}"
+                with pytest.raises(ValueError, match=said):
                     lightning(PRESETS["fast-4" if steps == 4 else "fast-8"], other, lora, "X")
 
 
@@ -67,7 +69,19 @@ def test_published_loras_are_pinned_and_fit_their_models() -> None:
         ("fast-8", EDIT.id, LIGHTNING[EDIT.id][4], "it was distilled to 4 steps, as its name says"),
         ("fast-8", "someone/model", LIGHTNING[EDIT.id][4], "it was distilled to 4 steps, as its name says"),
         ("fast-4", EDIT.id, named("my-8-Step.safetensors"), "it was distilled to 8 steps, as its name says"),
-        ("fast-4", PLUS_2511, named("Edit-2509-4steps.safetensors"), "from a 2509 model, as its name says, and"),
+        ("fast-4", PLUS_2511, named("edit_2509_4steps.safetensors"), "from a 2509 model, as its name says, and"),
+        (
+            "fast-4",
+            EDIT_PLUS.id,
+            named("Qwen-Image-Edit-Lightning-4steps-V1.0.safetensors"),
+            "from Qwen-Image-Edit, as",
+        ),
+        (
+            "fast-4",
+            EDIT.id,
+            named("a/Qwen-Image-Lightning-4steps-V1.0.safetensors"),
+            "from Qwen-Image, as its name says",
+        ),
         ("exact", EDIT.id, named(), "PRESET=exact fuses no LoRA: leave LIGHTNING_LORA empty"),
         ("balanced", EDIT.id, named(), "PRESET=balanced fuses no LoRA"),
     ],
@@ -130,6 +144,8 @@ def test_what_is_fused_is_read_ahead_and_downloaded(
         ({"PRESET": "fast-4", "LIGHTNING_LORA": "[]"}, "LIGHTNING_LORA: must be a JSON object"),
         ({"T2I_LIGHTNING_LORA": json.dumps({"source": "a/b", "revision": "1" * 40, "weight_file": "x.safetensors"})},
          "T2I_LIGHTNING_LORA: is for T2I_MODEL_ID, which is not set"),
+        ({"PRESET": "fast-4", "LIGHTNING_LORA": '{"name": "a", "source": "a/b"}'}, "LIGHTNING_LORA: has a name, which"),
+        ({"PRESET": "fast-8", "MAX_INFERENCE_STEPS": "4"}, "PRESET: is fast-8, which takes more steps than MAX"),
         ({"PROFILE": "fp4"}, "PROFILE: Input should be"),
         ({"ATTENTION": "sage"}, "ATTENTION: Input should be"),
     ],
@@ -147,8 +163,15 @@ def test_what_does_not_go_together_stops_the_worker(
 @pytest.mark.parametrize("preset", ["balanced", "fast-4"])
 def test_only_qwen_image_has_presets(given: pytest.MonkeyPatch, preset: str) -> None:
     """Not the newer class."""
-    with pytest.raises(SettingsError, match=f"PRESET={preset} is not for QwenImage21Pipeline models"):
-        settings(given, PRESET=preset, MODEL_ID=IMAGE_21.id, MODEL_REVISION="0" * 40, ACCEPT_RESEARCH_LICENSE="1")
+    with pytest.raises(SettingsError, match=f"^PRESET: is {preset}, which is not for QwenImage21Pipeline models"):
+        settings(given, PRESET=preset, **A_21)
+
+
+def test_attention_of_the_newer_class_is_torchs_own_choice(given: pytest.MonkeyPatch) -> None:
+    """On every GPU: its text has a mask, which not every kernel takes."""
+    assert settings(given, **A_21).tuning.attention == "native"
+    with pytest.raises(SettingsError, match=r"^ATTENTION: is flash, which is not for QwenImage21Pipeline models"):
+        settings(given, ATTENTION="flash", **A_21)
 
 
 def test_compiled_blocks_do_not_go_with_offered_loras(given: pytest.MonkeyPatch) -> None:

@@ -53,9 +53,9 @@ def both() -> Numbers:
     return numbers
 
 
-def refusal(asked: str, numbers: Numbers, there: Card) -> str:
+def refusal(asked: str, numbers: Numbers, there: Card, beside: int = 0) -> str:
     with pytest.raises(ProfileError) as error:
-        choose(asked, numbers, there)  # type: ignore[arg-type]
+        choose(asked, numbers, there, beside)  # type: ignore[arg-type]
     said = str(error.value)
     assert "\n" not in said
     assert there.name in said or "this model has another" in said
@@ -175,6 +175,14 @@ def test_what_auto_takes_for_two_models(there: Card, profile: str) -> None:
     assert choose("auto", both(), there).name == profile
 
 
+def test_what_else_is_kept_on_the_gpu_counts() -> None:
+    """LoRAs, what was computed, and what skipping steps remembers."""
+    assert choose("auto", QWEN_IMAGE, L40S).name == "fp8"
+    assert choose("auto", QWEN_IMAGE, L40S, beside=2 * 10**9).name == "fp8-offload"
+    assert choose("fp8", QWEN_IMAGE, L40S, beside=2 * 10**9).name == "fp8"
+    assert "all beside it 22.5 GB more" in refusal("fp8", QWEN_IMAGE, L40S, beside=20 * 10**9)
+
+
 def test_auto_leaves_room_for_the_largest_edit() -> None:
     """Where any profile does: else for a usual one, as on 24 GB."""
     assert fitting(QWEN_IMAGE, L40S)[0].name == "bf16-offload"
@@ -205,7 +213,7 @@ def test_a_card_on_which_nothing_fits() -> None:
     needed = QWEN_IMAGE.on_gpu(PROFILES["int4-offload"])
     assert said == (
         f"no profile fits: even int4-offload does not fit the NVIDIA RTX A4000: its weights take {needed / 1e9:.1f} GB "
-        "and an edit at least 2.5 GB more, but of its 16.9 GB 16.3 GB are free: choose GPUs of 24 GB or more"
+        "and an edit with all beside it 2.5 GB more, but of its 16.9 GB 16.3 GB are free: choose GPUs of 24 GB or more"
     )
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 from PIL import Image
 
 from qwen_worker.errors import ModelError, WorkerError, bad_input
@@ -25,6 +26,7 @@ from qwen_worker.model.kernels import Seen
 from qwen_worker.model.load import Model
 from qwen_worker.model.loras import switched_on
 from qwen_worker.model.pipelines import EditPlusPipeline, Image21Pipeline, make_ready, prepared, seen_by_plus
+from qwen_worker.model.schedulers import DISTILLED
 from qwen_worker.request import ImageRequest, parse_image
 from qwen_worker.schema import MIN_STEPS, Rules, Size
 
@@ -65,7 +67,8 @@ class Editor:
         t2i_model: id and revision of the model that makes pictures from words alone, if there is one.
         loras: name of a LoRA → what it is: `source@revision/weight_file`.
         preset: of all models, as in PRESET; with `profile`.
-        making: what else decides a picture, beside model, LoRAs and request.
+        making: what else decides a picture, beside model, LoRAs and request. Kernels and compiled blocks are not in it:
+            they change the order of sums, as another GPU does.
     """
 
     def __init__(self, model: Model, *, timeout_s: float) -> None:
@@ -79,7 +82,6 @@ class Editor:
             "preset": model.preset.name,
             "weights": model.profile.weights,
             "lightning": [model.lightning, model.t2i.lightning if model.t2i else None],
-            "compiled": model.compiled,
         }
         self._model = model
         self._pipeline = model.pipeline
@@ -89,9 +91,9 @@ class Editor:
         self._timeout_s = timeout_s
         self._without_memory = 0  # edits in a row
         # Each pipeline gets a sampler for each request, made from its model's own.
-        own = schedulers.distilled if model.preset.distilled_steps else lambda scheduler: scheduler
-        self._scheduler = own(model.pipeline.scheduler)
-        self._t2i_scheduler = own(self._t2i.scheduler) if self._t2i else None
+        distilled = FlowMatchEulerDiscreteScheduler(**DISTILLED) if model.preset.distilled_steps else None
+        self._scheduler = distilled or model.pipeline.scheduler
+        self._t2i_scheduler = distilled or (self._t2i.scheduler if self._t2i else None)
         # The tokenizer that reads the prompts; QwenImage21Pipeline has no other.
         # A copy for `check`: to read a prompt sets how the next is read, and the pipelines do so in another thread.
         self._tokenizer = copy.deepcopy(model.pipeline.processor.tokenizer)
@@ -227,9 +229,11 @@ class Editor:
         # Two generators: the noise of the start and that of stochastic steps must not overlap.
         step_noise = torch.Generator().manual_seed(request.seed + 2**32)
         pipeline.scheduler = schedulers.build(request.scheduler, scheduler, step_noise)
-        if self._model.preset.skips:
-            skipping.begin(pipeline.transformer, guided=request.true_cfg_scale > 1)
-        with prepared(pipeline, ready), switched_on(self._pipeline.transformer, request.lora):
+        with contextlib.ExitStack() as stack:
+            if self._model.preset.skips:
+                stack.enter_context(skipping.of(pipeline.transformer, guided=request.true_cfg_scale > 1))
+            stack.enter_context(prepared(pipeline, ready))
+            stack.enter_context(switched_on(self._pipeline.transformer, request.lora))
             output = pipeline(
                 prompt=request.prompt,
                 negative_prompt=_negative(request),

@@ -18,11 +18,11 @@ from transformers.processing_utils import ProcessorMixin
 from qwen_worker import shards
 from qwen_worker.family import LoraSource, PipelineName
 from qwen_worker.images.geometry import NATIVE_AREA
-from qwen_worker.model import kernels, room
+from qwen_worker.model import kernels, room, skipping
 from qwen_worker.model.computed import Computed, remember_pictures
 from qwen_worker.model.frames import PictureVAE
 from qwen_worker.model.hub import Hub, LoadError
-from qwen_worker.model.loras import Lora, fuse, lay_lightning, load_loras
+from qwen_worker.model.loras import Lora, fuse, lay_lightning, load_loras, size_of
 from qwen_worker.model.pipelines import CLASSES, Image21Pipeline, TextPipeline
 from qwen_worker.model.reading import Reading
 from qwen_worker.presets import EXACT, Preset
@@ -191,7 +191,8 @@ def load(
     needed = room.numbers(folder)
     if t2i:
         needed += room.numbers(hub.folder(t2i, TEXT_TO_IMAGE_FILES)[0], transformer_alone=True)
-    profile = room.chosen(tuning.profile, needed)
+    beside = computed_bytes + size_of(loras, hub) + (skipping.BYTES if tuning.preset.skips else 0)
+    profile = room.chosen(tuning.profile, needed, beside)
     edit_class, inpaint_class = CLASSES[pipeline]
     parts = _image_21_parts if edit_class is Image21Pipeline else _edit_parts
     networks = _Networks(profile, tuning.lightning, hub)

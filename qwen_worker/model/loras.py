@@ -3,7 +3,7 @@
 import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,15 @@ def load_loras(transformer: Any, sources: Sequence[LoraSource], hub: Hub) -> dic
     if loras:
         transformer.disable_lora()
     return loras
+
+
+def size_of(sources: Sequence[LoraSource], hub: Hub) -> int:
+    """Bytes that LoRAs take beside the weights, at most: of their files. What is missing is told when it is loaded."""
+    total = 0
+    for source in sources:
+        with suppress(LoadError, OSError):
+            total += hub.file(source.origin, source.weight_file)[0].stat().st_size
+    return total
 
 
 def lay_lightning(transformer: Any, source: LoraSource, hub: Hub) -> str:

@@ -43,24 +43,25 @@ def card() -> Card | None:
     return Card(torch.cuda.get_device_name(), torch.cuda.get_device_capability(), total, free)
 
 
-def chosen(asked: Literal[ProfileName, "auto"], needed: Numbers) -> Profile:
+def chosen(asked: Literal[ProfileName, "auto"], needed: Numbers, beside: int = 0) -> Profile:
     """The profile for these weights on the GPU; without one, the one that was asked for.
+
+    Args:
+        asked: as in PROFILE.
+        needed: of all models.
+        beside: bytes of what else is kept on the GPU.
 
     Raises:
         LoadError: none fits, or not this one.
     """
+    there = card()
     try:
-        if (there := card()) is None:
-            return _without_gpu(asked, needed)
-        return choose(asked, needed, there)
+        if there:
+            return choose(asked, needed, there, beside)
+        # On a CPU there is room for all, and 8-bit floats can be multiplied.
+        return BF16 if asked == "auto" else choose(asked, needed, Card("CPU", (99, 0), *(2**60,) * 2))
     except ProfileError as error:
-        raise LoadError(f"the model does not fit: {error}") from error
-
-
-def _without_gpu(asked: Literal[ProfileName, "auto"], needed: Numbers) -> Profile:
-    """On a CPU there is room for all, and 8-bit floats can be multiplied."""
-    anything = Card("CPU", (99, 0), *(2**60,) * 2)
-    return BF16 if asked == "auto" else choose(asked, needed, anything)
+        raise LoadError(str(error)) from error
 
 
 def _sizes(folder: Path) -> dict[str, int]:

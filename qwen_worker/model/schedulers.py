@@ -23,8 +23,14 @@ from diffusers import (
 
 from qwen_worker.schema import SchedulerName
 
-# What the Lightning LoRAs were distilled with, as their model card has it: a shift of 3 at every size.
-DISTILLED = {"base_shift": math.log(3), "max_shift": math.log(3), "shift_terminal": None}
+# What the Lightning LoRAs were distilled with, as their model card has it: a shift of 3 at every size. Every setting is
+# named, whatever the model comes with.
+DISTILLED: dict[str, Any] = {
+    "num_train_timesteps": 1000, "use_dynamic_shifting": True, "time_shift_type": "exponential",
+    "base_shift": math.log(3), "max_shift": math.log(3), "base_image_seq_len": 256, "max_image_seq_len": 8192,
+    "shift": 1.0, "shift_terminal": None, "invert_sigmas": False, "stochastic_sampling": False,
+    "use_karras_sigmas": False, "use_exponential_sigmas": False, "use_beta_sigmas": False,
+}  # fmt: skip
 SHIFT_SETTINGS = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
 
 
@@ -87,12 +93,6 @@ class _Ancestral(_FlowSchedule, LTXEulerAncestralRFScheduler):  # type: ignore[m
 
     def step(self, model_output: Any, timestep: Any, sample: Any, *, return_dict: bool = True) -> Any:
         return super().step(model_output, timestep, sample, generator=self.generator, return_dict=return_dict)
-
-
-def distilled(own: FlowMatchEulerDiscreteScheduler) -> FlowMatchEulerDiscreteScheduler:
-    """The scheduler of a model with a Lightning LoRA in it."""
-    made: FlowMatchEulerDiscreteScheduler = FlowMatchEulerDiscreteScheduler.from_config(own.config, **DISTILLED)
-    return made
 
 
 def build(name: SchedulerName, own: FlowMatchEulerDiscreteScheduler, generator: torch.Generator) -> Any:

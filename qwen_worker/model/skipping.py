@@ -2,14 +2,22 @@
 
 Done by cache-dit's DBCache, with the settings that vLLM-Omni publishes for this model (one block computed, four steps
 of warm-up, threshold 0.24, three steps skipped in a row at most). What it remembers of a picture must not be seen by
-the next: `begin` makes it forget.
+the next.
 """
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 COMPUTED_BLOCKS, WARM_UP_STEPS, THRESHOLD, MOST_IN_A_ROW = 1, 4, 0.24, 3
+# What is remembered of a picture of 2048 x 2048 with a reference of this size: in each of two passes, two tensors of
+# 32,768 tokens of 3,072 numbers.
+BYTES = 2 * 2 * 2 * 32_768 * 3_072
+
+_skipped: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
 
 
 def enable(transformer: Any) -> None:
@@ -17,20 +25,26 @@ def enable(transformer: Any) -> None:
     _library().enable_cache(transformer, cache_config=_config(guided=True))
 
 
-def begin(transformer: Any, *, guided: bool) -> None:
-    """A new picture begins.
+@contextmanager
+def of(transformer: Any, *, guided: bool) -> Iterator[None]:
+    """For one picture: what is remembered of it is forgotten afterwards, also because it is large.
 
     Args:
         transformer: that `enable` was called for.
         guided: each step has two passes, with the prompt and without it, which remember apart.
     """
     _library().refresh_context(transformer, cache_config=_config(guided=guided))
+    try:
+        yield
+    finally:
+        (first, *_) = _library().summary(transformer, logging=False)
+        _skipped[transformer] = len(first.cached_steps) + len(first.cfg_cached_steps)
+        _library().refresh_context(transformer, cache_config=_config(guided=guided))
 
 
 def skipped(transformer: Any) -> int:
-    """Passes of the picture that is being made, or was the last, in which blocks were not computed."""
-    (first, *_) = _library().summary(transformer, logging=False)
-    return len(first.cached_steps) + len(first.cfg_cached_steps)
+    """Passes of the last picture in which blocks were not computed."""
+    return _skipped[transformer]
 
 
 def _config(*, guided: bool) -> Any:

@@ -6,6 +6,7 @@ With random weights they say nothing of quality; on a real GPU: not measured.
 import functools
 import json
 import re
+import shutil
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -32,11 +33,13 @@ from qwen_worker.model.rotary import turn
 from qwen_worker.presets import PRESETS
 from qwen_worker.profiles import PROFILES, ProfileName
 from qwen_worker.request import ImageRequest
+from qwen_worker.snapshots import Origin
 from qwen_worker.tuning import AttentionName, Tuning
 from tests.model.conftest import load_tiny
 from tests.model.test_edit import ask
 from tests.model.test_loras import source
 from tests.model.test_pipelines import MASK, mask_of
+from tests.model.test_text_to_image import ask_words
 from tests.pictures import photo
 
 pytestmark = pytest.mark.slow
@@ -214,6 +217,69 @@ def cancel_in_the_middle(editor: Editor, request: ImageRequest) -> None:
         edited(editor, request, CANVAS, [photo(*CANVAS)], cancelled=cancelled, told=told)
 
 
+def test_presets_are_for_pictures_from_words_too(deep: Path, tmp_path: Path) -> None:
+    """Schedule, LoRA, skipped steps and kernel are those of the preset."""
+    words = tiny_model.make_t2i(tmp_path / "words")
+    edit_model = tiny_model.make(tmp_path / "edit")
+    own = source(tiny_model.make_lora(tmp_path / "own-4steps.safetensors", words, seed=3, style="lightning", alpha=1))
+    its = source(tiny_model.make_lora(tmp_path / "its-4steps.safetensors", words, seed=4, style="lightning", alpha=1))
+    request = ask_words(prompt="x", seed=1, num_inference_steps=4, true_cfg_scale=1)
+    pictures = []
+    for lightning in (own, its):
+        tuning = Tuning(PRESETS["fast-4"], lightning=its, t2i_lightning=lightning, attention="flash")
+        editor = Editor(load_tiny(edit_model, t2i=Origin(str(words), ""), tuning=tuning), timeout_s=60)
+        pictures.append(edited(editor, request, CANVAS, []).tobytes())
+        pipeline: Any = editor._t2i
+        assert pipeline.scheduler.sigmas.tolist() == pytest.approx([1, 0.9, 0.75, 0.5, 0])
+        assert re.search(f"/{lightning.weight_file}$", editor.making["lightning"][1])
+        ran = kernels.Seen(pipeline.transformer, functools.partial(edited, editor, request, CANVAS, []))
+        ran.check("flash", compiled=False)
+    assert pictures[0] != pictures[1]
+
+    deep_words = shutil.copytree(words, tmp_path / "deep words")
+    shutil.rmtree(deep_words / "transformer")
+    shutil.copytree(deep / "transformer", deep_words / "transformer")
+    model = load_tiny(edit_model, t2i=Origin(str(deep_words), ""), tuning=BALANCED)
+    edited(Editor(model, timeout_s=60), ask_words(prompt="x", num_inference_steps=STEPS), CANVAS, [])
+    assert model.t2i
+    assert skipping.skipped(model.t2i.pipeline.transformer) > 0
+
+
+def test_what_skipping_remembers_is_forgotten(loaded: Load) -> None:
+    """With the picture: it is large. Also where memory has run out."""
+    model = loaded(tuning=BALANCED)
+    editor = Editor(model, timeout_s=60)
+    transformer = model.pipeline.transformer
+
+    def kept() -> list[Any]:
+        manager, names = transformer._context_manager, transformer._context_names
+        return [tensor for name in names for tensor in manager.get_context(name).buffers.values()]
+
+    def out_of_memory(*_: Any) -> None:
+        assert kept()
+        raise torch.OutOfMemoryError
+
+    made(editor, ask(num_inference_steps=STEPS))
+    assert not kept()
+    hook = model.pipeline.vae.decoder.register_forward_pre_hook(out_of_memory)
+    with pytest.raises(ModelError, match="out of memory"):
+        made(editor, ask(num_inference_steps=STEPS))
+    hook.remove()
+    assert not kept()
+
+
+def test_a_distilled_schedule_is_the_same_for_every_model(deep: Path, tmp_path: Path, distilling: LoraSource) -> None:
+    """Whatever its own says."""
+    model = shutil.copytree(deep, tmp_path / "model")
+    file = model / "scheduler" / "scheduler_config.json"
+    strange = {"use_dynamic_shifting": False, "time_shift_type": "linear", "use_karras_sigmas": True, "shift": 2.0}
+    file.write_text(json.dumps(json.loads(file.read_text()) | strange))
+    tuning = Tuning(PRESETS["fast-4"], lightning=distilling)
+    editor = Editor(load_tiny(model, PLUS, tuning=tuning), timeout_s=60)
+    made(editor, ask(num_inference_steps=4, true_cfg_scale=1))
+    assert editor._pipeline.scheduler.sigmas.tolist() == pytest.approx([1, 0.9, 0.75, 0.5, 0])
+
+
 def test_offered_loras_stay_with_their_requests_beside_a_fused_one(
     loaded: Load, deep: Path, distilling: LoraSource, tmp_path: Path
 ) -> None:
@@ -242,10 +308,11 @@ def test_the_kernel_of_attention_is_the_one_that_was_asked_for(loaded: Load, exa
 
 
 def test_a_kernel_that_did_not_run_is_found_out(loaded: Load) -> None:
-    """Told to be another than it is; or one that a CPU does not have."""
-    editor = Editor(replace(loaded(tuning=Tuning()), attention="cudnn"), timeout_s=60)
-    with pytest.raises(LoadError, match=r"^ATTENTION=cudnn was asked for, but what ran is _scaled_dot_product_flash"):
-        editor.warm_up()
+    """Though the text encoder uses it; or one that a CPU does not have."""
+    model = loaded(tuning=Tuning(attention="flash"))
+    model.pipeline.transformer.set_attention_backend("_native_math")
+    with pytest.raises(LoadError, match=r"^ATTENTION=flash was asked for, but what ran is _scaled_dot_product_.*math$"):
+        Editor(model, timeout_s=60).warm_up()
     with pytest.raises(LoadError, match=r"^ATTENTION=cudnn cannot be computed on this cpu: choose another, or auto$"):
         loaded(tuning=Tuning(attention="cudnn"))
 
