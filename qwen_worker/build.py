@@ -177,7 +177,8 @@ def build_editor(settings: Settings) -> "Editor":
     start.done("imports")
     begin = time.perf_counter()
     if known := published(settings.model, settings.t2i):
-        chosen(settings.profile, known)  # nothing is downloaded that does not fit
+        # Nothing is downloaded that does not fit.
+        chosen(settings.profile, known, settings.computed_cache_bytes)
     model = load(
         settings.model_id,
         settings.model_revision,

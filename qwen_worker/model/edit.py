@@ -231,7 +231,7 @@ class Editor:
         pipeline.scheduler = schedulers.build(request.scheduler, scheduler, step_noise)
         with contextlib.ExitStack() as stack:
             if self._model.preset.skips:
-                stack.enter_context(skipping.of(pipeline.transformer, guided=request.true_cfg_scale > 1))
+                stack.enter_context(skipping.for_one_picture(pipeline.transformer, guided=request.true_cfg_scale > 1))
             stack.enter_context(prepared(pipeline, ready))
             stack.enter_context(switched_on(self._pipeline.transformer, request.lora))
             output = pipeline(

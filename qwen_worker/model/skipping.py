@@ -5,7 +5,6 @@ of warm-up, threshold 0.24, three steps skipped in a row at most). What it remem
 the next.
 """
 
-import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,8 +25,8 @@ def enable(transformer: Any) -> None:
 
 
 @contextmanager
-def of(transformer: Any, *, guided: bool) -> Iterator[None]:
-    """For one picture: what is remembered of it is forgotten afterwards, also because it is large.
+def for_one_picture(transformer: Any, *, guided: bool) -> Iterator[None]:
+    """What is remembered of the picture is forgotten afterwards; it is large, too.
 
     Args:
         transformer: that `enable` was called for.
@@ -59,9 +58,8 @@ def _config(*, guided: bool) -> Any:
 
 
 def _library() -> Any:
-    """Imported where it is used: it takes a second. Its lines, of its own kind, go to stdout: ours tell what counts."""
+    """Imported where it is used: it takes a second. What it would tell of each picture is ours to tell."""
     os.environ.setdefault("CACHE_DIT_LOG_LEVEL", "ERROR")
     import cache_dit  # noqa: PLC0415
 
-    logging.getLogger("CACHE_DIT").handlers.clear()
     return cache_dit
