@@ -21,8 +21,10 @@ from qwen_worker.model.schedulers import DISTILLED
 
 def load(folder: Path) -> Any:
     """A QwenImageEditPlusPipeline, whole on the GPU."""
-    own = Qwen2VLImageProcessorPil.from_pretrained(folder / "processor")
-    processor = ImageProcessor(own, Qwen2Tokenizer.from_pretrained(folder / "processor"))
+    # From a folder, and not from the Hub.
+    own = Qwen2VLImageProcessorPil.from_pretrained(folder / "processor", local_files_only=True)  # nosec B615
+    tokenizer = Qwen2Tokenizer.from_pretrained(folder / "processor", local_files_only=True)  # nosec B615
+    processor = ImageProcessor(own, tokenizer)
     pipeline = QwenImageEditPlusPipeline.from_pretrained(folder, dtype=torch.bfloat16, processor=processor)
     pipeline.to(device())
     pipeline.text_encoder.register_forward_pre_hook(give_image_positions, with_kwargs=True)
