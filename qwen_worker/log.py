@@ -18,6 +18,7 @@ MAX_ID = 200  # characters of a job's id in a line
 MAX_TEXT = 20_000  # characters of any other text
 # A task or a thread may outlive its job: the texts of so many jobs that have ended are looked for too.
 LATE = 8
+NOISY = ("torchao", "bitsandbytes", "diffusers.quantizers", "diffusers.models.modeling_utils", "torch.utils._pytree")
 
 _job: contextvars.ContextVar[str | None] = contextvars.ContextVar("job", default=None)
 _hidden: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar("hidden", default=None)
@@ -132,6 +133,12 @@ class _Lines:
         return False
 
 
+def hush() -> None:
+    """Silence libraries that warn, at every start, of kernels that nobody asks for and of what is done on purpose."""
+    for name in NOISY:
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
 def setup(level: str, secrets: tuple[str, ...] = (), stream: TextIO | None = None) -> None:
     """Send every log line and every print of this process to stdout as JSON.
 
@@ -144,9 +151,7 @@ def setup(level: str, secrets: tuple[str, ...] = (), stream: TextIO | None = Non
     logging.captureWarnings(capture=True)
     for chatty in ("urllib3", "httpx", "httpx2", "httpcore2", "huggingface_hub", "PIL", "asyncio", "filelock"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLevelName(level)))
-    # They warn of kernels that nobody asks for, at every start.
-    for wrong in ("torchao", "bitsandbytes", "diffusers.quantizers", "torch.utils._pytree"):
-        logging.getLogger(wrong).setLevel(logging.ERROR)
+    hush()
     logging.getLogger("runpod").setLevel(logging.DEBUG)  # RUNPOD_LOG_LEVEL has been obeyed before it gets here
     # What cannot be formatted would be told with its arguments, and what cannot be written, again and again.
     logging.raiseExceptions = False
