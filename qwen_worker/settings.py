@@ -86,17 +86,20 @@ def _hosts(said: str) -> str:
     return said
 
 
-def _list(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
+def _json(value: str, kind: type, called: str) -> Any:
     try:
         said = json.loads(value)
     except ValueError as error:
         raise ValueError(f"is not JSON: {error}") from None
-    if not isinstance(said, list):
-        problem = 'must be a JSON list, as in [{"name": ..., "source": ..., "weight_file": ...}]'
-        raise ValueError(problem)  # noqa: TRY004 - what pydantic listens to
-    return tuple(said)
+    if not isinstance(said, kind):
+        raise ValueError(f"must be a JSON {called}")  # noqa: TRY004 - what pydantic listens to
+    return said
+
+
+def _list(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    return tuple(_json(value, list, 'list, as in [{"name": ..., "source": ..., "weight_file": ...}]'))
 
 
 def _of_different_names(loras: tuple[LoraSource, ...]) -> tuple[LoraSource, ...]:
@@ -133,13 +136,7 @@ def _object(value: Any) -> Any:
     """The one LoRA of its kind needs no name."""
     if not isinstance(value, str):
         return value
-    try:
-        said = json.loads(value)
-    except ValueError as error:
-        raise ValueError(f"is not JSON: {error}") from None
-    if not isinstance(said, dict):
-        problem = 'must be a JSON object, as in {"source": ..., "revision": ..., "weight_file": ...}'
-        raise ValueError(problem)  # noqa: TRY004 - what pydantic listens to
+    said = _json(value, dict, 'object, as in {"source": ..., "revision": ..., "weight_file": ...}')
     if other := said.keys() & {"name", "trigger_word"}:
         raise ValueError(f"has a {min(other)}, which only a LoRA in LORAS has: leave it out")
     return {"name": "lightning", **said}
