@@ -271,8 +271,8 @@ class Settings(BaseSettings):
     profile: Literal[ProfileName, "auto"] = Field(
         "auto",
         description="how the model is kept in the GPU's memory: bf16, bf16-offload, fp8, fp8-offload, int4, "
-        "int4-offload; auto: the first of these that fits. fp8 and int4 change pictures, "
-        "-offload takes time for each new prompt",
+        "int4-offload; auto: the first of these with room for a large edit, or else for a usual one. fp8 and int4 "
+        "change pictures, -offload takes time for each new prompt",
     )
     attention: Literal[AttentionName, "auto"] = Field(
         "auto",
