@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import cards
+from qwen_worker import cards
 from qwen_worker.family import EDIT, FAMILY, TEXT_TO_IMAGE, Row
 from qwen_worker.presets import EXACT, PRESETS, lightning
 from qwen_worker.profiles import PROFILES, QWEN_IMAGE_21, Card, Numbers, ProfileError, choose, published

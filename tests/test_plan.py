@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from bench import cards, plan
+from bench import plan
 from local.worker import ROOT
+from qwen_worker import cards
 from qwen_worker.family import EDIT, EDIT_PLUS, FAMILY, IMAGE_21, TEXT, untested
 from qwen_worker.profiles import EDIT_BYTES, GPUS_GB, LARGEST_EDIT_BYTES, PROFILES, QWEN_IMAGE, USABLE
 

@@ -1,9 +1,14 @@
-"""The GPUs that RunPod rents to Serverless workers, as far as they are of a size for this one."""
+"""The GPUs that RunPod rents to Serverless workers, as far as they are of a size for this one, and what they cost."""
 
 import re
 from dataclasses import dataclass
 
 from qwen_worker.profiles import CONTEXT, Capability, Card
+
+# Of a flex worker, in US dollars a second that it runs: the page's last table. Since then it sends its readers to
+# https://www.runpod.io/pricing, where today's prices are.
+PRICES_FROM = "https://docs.runpod.io/serverless/pricing"
+PRICES_AS_OF = "2026-08-20"
 
 
 @dataclass(frozen=True)
@@ -16,6 +21,7 @@ class Rented:
         mib: as nvidia-smi tells it, about; what CUDA then has to give is less.
         capability: of CUDA.
         pool: id at RunPod.
+        usd_per_second: of a flex worker, by PRICES_FROM; None: not published there.
     """
 
     name: str
@@ -23,6 +29,7 @@ class Rented:
     mib: int
     capability: Capability
     pool: str
+    usd_per_second: float | None
 
     @property
     def card(self) -> Card:
@@ -32,22 +39,22 @@ class Rented:
 
 
 CARDS = (
-    Rented("RTX A4000", 16, 16376, (8, 6), "AMPERE_16"),
-    Rented("RTX 3090", 24, 24576, (8, 6), "AMPERE_24"),
-    Rented("RTX A5000", 24, 24564, (8, 6), "AMPERE_24"),
-    Rented("L4", 24, 23034, (8, 9), "AMPERE_24"),
-    Rented("RTX 4090", 24, 24564, (8, 9), "ADA_24"),
-    Rented("RTX 5090", 32, 32607, (12, 0), "ADA_32_PRO"),
-    Rented("A40", 48, 46068, (8, 6), "AMPERE_48"),
-    Rented("RTX A6000", 48, 49140, (8, 6), "AMPERE_48"),
-    Rented("L40", 48, 46068, (8, 9), "ADA_48_PRO"),
-    Rented("L40S", 48, 46068, (8, 9), "ADA_48_PRO"),
-    Rented("RTX 6000 Ada", 48, 49140, (8, 9), "ADA_48_PRO"),
-    Rented("A100 80GB", 80, 81920, (8, 0), "AMPERE_80"),
-    Rented("H100 80GB", 80, 81559, (9, 0), "ADA_80_PRO"),
-    Rented("RTX PRO 6000", 96, 97887, (12, 0), "BLACKWELL_96"),
-    Rented("H200", 141, 143771, (9, 0), "HOPPER_141"),
-    Rented("B200", 180, 183359, (10, 0), "BLACKWELL_180"),
+    Rented("RTX A4000", 16, 16376, (8, 6), "AMPERE_16", 0.00016),
+    Rented("RTX 3090", 24, 24576, (8, 6), "AMPERE_24", 0.00019),
+    Rented("RTX A5000", 24, 24564, (8, 6), "AMPERE_24", 0.00019),
+    Rented("L4", 24, 23034, (8, 9), "AMPERE_24", 0.00019),
+    Rented("RTX 4090", 24, 24564, (8, 9), "ADA_24", 0.00031),
+    Rented("RTX 5090", 32, 32607, (12, 0), "ADA_32_PRO", None),
+    Rented("A40", 48, 46068, (8, 6), "AMPERE_48", 0.00034),
+    Rented("RTX A6000", 48, 49140, (8, 6), "AMPERE_48", 0.00034),
+    Rented("L40", 48, 46068, (8, 9), "ADA_48_PRO", 0.00053),
+    Rented("L40S", 48, 46068, (8, 9), "ADA_48_PRO", 0.00053),
+    Rented("RTX 6000 Ada", 48, 49140, (8, 9), "ADA_48_PRO", 0.00053),
+    Rented("A100 80GB", 80, 81920, (8, 0), "AMPERE_80", 0.00076),
+    Rented("H100 80GB", 80, 81559, (9, 0), "ADA_80_PRO", 0.00116),
+    Rented("RTX PRO 6000", 96, 97887, (12, 0), "BLACKWELL_96", None),
+    Rented("H200", 141, 143771, (9, 0), "HOPPER_141", 0.00155),
+    Rented("B200", 180, 183359, (10, 0), "BLACKWELL_180", 0.00240),
 )
 
 
