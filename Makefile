@@ -12,7 +12,7 @@ COMMITS := '"[0-9a-f]{40}"'
 
 setup: $(SETUP)  ## the virtual environment in .venv
 
-$(SETUP): requirements.txt requirements-dev.txt constraints.txt
+$(SETUP): requirements.txt requirements-ops.txt requirements-dev.txt constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
@@ -65,7 +65,7 @@ check: $(SETUP)  ## lint, types, import contracts, Dockerfile, unsafe calls, sec
 	$(BIN)/mypy
 	PYTHONPATH=. $(BIN)/lint-imports
 	$(BIN)/hadolint Dockerfile
-	$(BIN)/bandit --quiet --recursive --severity-level medium qwen_worker handler.py local bench hostile faults
+	$(BIN)/bandit --quiet --recursive --severity-level medium qwen_worker handler.py local bench hostile faults ops examples
 	git ls-files -z | xargs -0 $(BIN)/detect-secrets-hook --exclude-files $(NO_SECRETS) --exclude-lines $(COMMITS)
 
 format: $(SETUP)
