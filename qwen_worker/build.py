@@ -16,6 +16,7 @@ from qwen_worker.images.decoder import Decoder, Limits
 from qwen_worker.imports import importing
 from qwen_worker.intake import Intake
 from qwen_worker.job import Jobs
+from qwen_worker.ledger import Ledger, price_of
 from qwen_worker.originals import Originals
 from qwen_worker.profiles import BF16, published
 from qwen_worker.schema import INPUTS, MAX_IMAGES, Rules
@@ -50,15 +51,26 @@ def build(settings: Settings) -> Jobs:
     decoder(limits(settings)).warm_up()
     jobs = assemble(settings, build_editor(settings))
     start.done("ready")
-    log.info("worker ready", extra={"seconds_from_process_start": start.seconds()})
+    told = ("model_id", "model_revision", "preset", "profile", "device", "versions")
+    log.info(
+        "worker ready",
+        extra={
+            "seconds_from_process_start": start.seconds(),
+            **{name: value for name, value in jobs.about().items() if name in told},
+            "usd_per_second": jobs.ledger.usd_per_second,
+        },
+    )
     return jobs
 
 
 def assemble(settings: Settings, editor: "Editor") -> Jobs:
     """Put a worker together around a loaded model."""
+    from qwen_worker.model.device import device, memory  # noqa: PLC0415
+
     sys.setswitchinterval(SWITCH_S)
     bucket, made_with = build_bucket(settings), versions()
     intake = Intake()
+    ledger = Ledger(price_of(device()["name"], settings.gpu_usd_per_second))
     forecast = Forecast(AHEAD_S if settings.prefetch == "auto" else math.inf)
     # For each job on its way: fetch its pictures, the mask too, and keep those of the job before.
     io = ThreadPoolExecutor(2 * (MAX_IMAGES + 1) * settings.slots, thread_name_prefix="io")
@@ -70,11 +82,21 @@ def assemble(settings: Settings, editor: "Editor") -> Jobs:
         io=io,
         gpu=ThreadPoolExecutor(1, thread_name_prefix="gpu"),
         max_output_pixels=settings.max_output_pixels,
+        cost=ledger.cost,
         intake=intake,
     )
     rules = build_rules(settings)
     tell = functools.partial(about, settings, editor, rules, made_with)
-    return Jobs(service, rules, tell, budget=settings.budget, intake=intake, forecast=forecast)
+    return Jobs(
+        service,
+        rules,
+        tell,
+        budget=settings.budget,
+        intake=intake,
+        forecast=forecast,
+        ledger=ledger,
+        memory=memory,
+    )
 
 
 def build_rules(settings: Settings) -> Rules:

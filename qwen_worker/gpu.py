@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any, Protocol
@@ -105,6 +106,7 @@ class GPU:
                 raise ModelError("the worker was busy for too long: try again", retryable=True)
             running.set()
             watch.begin("edit")
+            begin = time.perf_counter()
             try:
                 return self._editor.edit(request, canvas, prepared.ready, cancelled, watch.step, left_s)
             except ModelError as error:
@@ -116,6 +118,7 @@ class GPU:
                         loop.call_soon_threadsafe(self._intake.give_up)
                 raise
             finally:
+                watch.spent.gpu_s += time.perf_counter() - begin
                 running.clear()
 
         watch.begin("queue")

@@ -4,7 +4,6 @@ import json
 import logging
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +14,7 @@ from qwen_worker.deadlines import cut_when_cancelled
 from qwen_worker.errors import BadInput, CacheReadFailed, DownloadFailed, ModelError, StorageError, WorkerError
 from qwen_worker.forecast import Forecast
 from qwen_worker.intake import Intake
+from qwen_worker.ledger import Ledger
 from qwen_worker.request import parse
 from qwen_worker.result import ImageResult
 from qwen_worker.schema import MAX_IMAGES, MAX_URL_LENGTH, HealthInput, PresignInput, Rules, is_data
@@ -71,6 +71,8 @@ class Jobs:
         budget: the time of a job.
         intake: whether jobs are to be brought.
         forecast: told of what the jobs do.
+        ledger: where they are counted.
+        memory: what is in use now, in bytes, by what it is of.
     """
 
     def __init__(
@@ -82,16 +84,18 @@ class Jobs:
         budget: Budget = ENDLESS,
         intake: Intake | None = None,
         forecast: Forecast | None = None,
+        ledger: Ledger | None = None,
+        memory: Callable[[], dict[str, int]] = dict,
     ) -> None:
         self.intake = intake or Intake()
         self.forecast = forecast or Forecast()
+        self.ledger = ledger or Ledger()
+        self.about = about
         self._service = service
         self._rules = rules
-        self._about = about
+        self._memory = memory
         self._budget = budget
         self._begin = time.monotonic()
-        self._jobs: Counter[str] = Counter()
-        self._pictures: Counter[str] = Counter()
 
     async def answer(self, job: dict[str, Any], tell: Callable[[dict[str, Any]], None] = nobody) -> Answer:
         """Do one job.
@@ -127,66 +131,87 @@ class Jobs:
         # Before it is understood: what nobody foresaw may be raised at once.
         _hide_texts(said)
         request = parse(said, job_id=job_id, rules=self._rules)
+        watch.spent.operation = request.operation
         if isinstance(request, HealthInput):
-            return Answer({"status": "success", "result": self._health()})
+            return self._told(self._health(), watch)
         if isinstance(request, PresignInput):
             watch.begin("lookup")
             with cut_when_cancelled():
                 link = await self._service.presign(request.object_key)
-            return Answer({"status": "success", "result": link.model_dump(mode="json")})
+            return self._told(link.model_dump(mode="json"), watch)
         self.forecast.expect(job_id, request)
         with cut_when_cancelled():
             await self._service.images(request, job_id, watch, results.append)
-        return self._delivered(results, "success")
+        log.info("job done", extra=self._delivered("success", watch, results))
+        return _answer(results)
 
-    def _delivered(self, results: Sequence[ImageResult], outcome: str) -> Answer:
-        self._jobs[outcome] += 1
-        self._pictures.update("reused" if result.meta.reused else "made" for result in results)
-        told = [result.model_dump(mode="json", by_alias=True) for result in results]
-        log.info(
-            "job done",
-            extra={
-                "status": outcome,
-                "operation": results[0].meta.operation,
-                "object_keys": [result.object_key for result in results],
-                "cache": results[0].meta.cache,
-                "reused": [result.meta.reused for result in results],
-                "timings_ms": told[-1]["meta"]["timings_ms"],
-            },
-        )
-        return Answer({"status": "success", "result": told[0], "results": told})
+    def _told(self, result: dict[str, Any], watch: Stopwatch) -> Answer:
+        """The answer to a question about this worker, which is not counted."""
+        log.info("job done", extra={"status": "success", **self._used(watch, watch.milliseconds())})
+        return Answer({"status": "success", "result": result})
+
+    def _delivered(self, outcome: str, watch: Stopwatch, results: Sequence[ImageResult]) -> dict[str, Any]:
+        """Count a job with results; returns what its line tells."""
+        timings_ms = watch.milliseconds()
+        reused = [result.meta.reused for result in results]
+        self.ledger.enter(outcome, watch.spent, timings_ms, reused)
+        return {
+            "status": outcome,
+            "object_keys": [result.object_key for result in results],
+            "cache": results[0].meta.cache,
+            "reused": reused,
+            **self._used(watch, timings_ms),
+        }
+
+    def _used(self, watch: Stopwatch, timings_ms: dict[str, float]) -> dict[str, Any]:
+        """What a job took, as each line of one tells it."""
+        return {
+            "operation": watch.spent.operation,
+            **watch.spent.told(),
+            "cost_usd": self.ledger.cost(watch.spent.gpu_s),
+            "timings_ms": timings_ms,
+            "memory": self._memory(),
+        }
 
     def _failed(self, error: WorkerError, watch: Stopwatch, results: Sequence[ImageResult]) -> Answer:
         """The answer to a job that failed: with the results that it had by then, if there are any."""
-        _log_failure(error, watch)
-        if not results:
-            self._jobs[error.type] += 1
-            details = {
-                **error.details,
-                "stage": watch.stage,
-                "retryable": error.retryable,
-                "attempts": error.attempts,
-            }
-            body = {"status": "error", "error": {"type": error.type, "message": error.message, "details": details}}
-            return Answer(body, refresh_worker=error.refresh_worker)
-        warning = (
-            f"only {len(results)} of the pictures were delivered, then {error.type}: {error.message}. Send the same "
-            f"request with seed {results[0].meta.seed} and with reuse for the others: those that are there are reused"
-        )
-        warned = [
-            one.model_copy(update={"meta": one.meta.model_copy(update={"warnings": (warning, *one.meta.warnings)})})
-            for one in results
-        ]
-        return replace(self._delivered(warned, "partial"), refresh_worker=error.refresh_worker)
+        stage, cause = watch.stage, error if error.__cause__ else None
+        why = {
+            "type": error.type,
+            "reason": error.message,
+            "stage": stage,
+            "retryable": error.retryable,
+            "attempts": error.attempts,
+        }
+        if results:
+            log.warning("job done", extra={**self._delivered("partial", watch, results), **why}, exc_info=cause)
+            return replace(_answer(_warned(results, error)), refresh_worker=error.refresh_worker)
+        timings_ms = watch.milliseconds()
+        self.ledger.enter(error.type, watch.spent, timings_ms)
+        log.warning("job failed", extra={"status": "error", **why, **self._used(watch, timings_ms)}, exc_info=cause)
+        details = {**error.details, "stage": stage, "retryable": error.retryable, "attempts": error.attempts}
+        body = {"status": "error", "error": {"type": error.type, "message": error.message, "details": details}}
+        return Answer(body, refresh_worker=error.refresh_worker)
 
     def _health(self) -> dict[str, Any]:
-        """Requests for pictures are counted by their outcomes, and whatever failed."""
-        return {
-            **self._about(),
-            "uptime_s": round(time.monotonic() - self._begin, 1),
-            "jobs": dict(self._jobs),
-            "pictures": {name: self._pictures[name] for name in ("made", "reused")},
-        }
+        return {**self.about(), "uptime_s": round(time.monotonic() - self._begin, 1), **self.ledger.told()}
+
+
+def _answer(results: Sequence[ImageResult]) -> Answer:
+    told = [result.model_dump(mode="json", by_alias=True) for result in results]
+    return Answer({"status": "success", "result": told[0], "results": told})
+
+
+def _warned(results: Sequence[ImageResult], error: WorkerError) -> list[ImageResult]:
+    """Results beside which there should be others."""
+    warning = (
+        f"only {len(results)} of the pictures were delivered, then {error.type}: {error.message}. Send the same "
+        f"request with seed {results[0].meta.seed} and with reuse for the others: those that are there are reused"
+    )
+    return [
+        one.model_copy(update={"meta": one.meta.model_copy(update={"warnings": (warning, *one.meta.warnings)})})
+        for one in results
+    ]
 
 
 def _unforeseen(stage: str) -> WorkerError:
@@ -218,19 +243,3 @@ def _hide_texts(said: Any) -> None:
     prompts = (text[:MAX_PROMPT] for name in PROMPT_FIELDS if isinstance(text := fields.get(name), str))
     # As they get to the model: background_replacement takes the last dots away too.
     job_log.hide(*(text.strip().rstrip(". ") for text in prompts))
-
-
-def _log_failure(error: WorkerError, watch: Stopwatch) -> None:
-    log.warning(
-        "job failed",
-        extra={
-            "status": "error",
-            "type": error.type,
-            "reason": error.message,
-            "stage": watch.stage,
-            "retryable": error.retryable,
-            "attempts": error.attempts,
-            "timings_ms": watch.milliseconds(),
-        },
-        exc_info=error if error.__cause__ else None,
-    )

@@ -2,6 +2,7 @@
 
 import contextvars
 import logging
+import os
 import sys
 import threading
 from collections import deque
@@ -70,6 +71,7 @@ class Formatter(JsonFormatter):
             rename_fields={"levelname": "level", "name": "logger", "exc_info": "exception"},
         )
         self._secrets = tuple(filter(None, secrets))
+        self._worker = os.environ.get("RUNPOD_POD_ID")
 
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
@@ -77,6 +79,8 @@ class Formatter(JsonFormatter):
         if job_id:
             # The name that RunPod's console groups lines by.
             record.job_id = record.requestId = str(job_id)[:MAX_ID]
+        if self._worker:
+            record.worker = self._worker
         return super().format(record)
 
     def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:

@@ -85,6 +85,9 @@ class Meta(Knobs):
     cache: a hit if sources and mask all came out of the bucket.
     geometry: None for a picture that was made from nothing.
     reused: the picture was made for an earlier request that is the same, and no model ran.
+    gpu_s: seconds that the GPU took for it alone.
+    cost_usd: what these seconds cost in US dollars, as far as the price of the GPU is known. An estimate: a worker
+        costs as much while it starts and waits.
     """
 
     model_id: str
@@ -98,6 +101,8 @@ class Meta(Knobs):
     mask: Picture | None
     output: Picture
     geometry: Geometry | None
+    gpu_s: float
+    cost_usd: float | None
     timings_ms: Timings
 
 

@@ -72,6 +72,7 @@ class Service:
         io: threads for the network and for pictures.
         gpu: the one thread of the model.
         max_output_pixels: of a result.
+        cost: seconds of the GPU → US dollars, if its price is known.
         intake: closed while a job must be alone, given up when no more can be done.
     """
 
@@ -85,6 +86,7 @@ class Service:
         io: Executor,
         gpu: Executor,
         max_output_pixels: int,
+        cost: Callable[[float], float | None] = lambda _gpu_s: None,
         intake: Intake | None = None,
     ) -> None:
         self._originals = originals
@@ -95,6 +97,7 @@ class Service:
         intake = intake or Intake()
         self._gpu = GPU(editor, gpu, io, intake)
         self._max_output_pixels = max_output_pixels
+        self._cost = cost
         self._company = Company(intake)
         self._running: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._settling: dict[str, Future[None]] = {}  # what takes a failed job's traces away
@@ -140,7 +143,10 @@ class Service:
     ) -> None:
         watch.begin("fetch")
         sources = await self._originals.fetched(request, anew=anew)
-        cache: CacheState = ("hit" if all(source.hit for source in sources) else "miss") if sources else None
+        hits = [source.hit for source in sources]
+        watch.spent.sources, watch.spent.cache_hits = len(hits), sum(hits)
+        watch.spent.bytes_in = sum(len(source.data) for source in sources)
+        cache: CacheState = ("hit" if all(hits) else "miss") if hits else None
         digest = self._digest(request, sources)
 
         def finish(done: Done) -> None:
@@ -267,7 +273,9 @@ class Service:
         request, watch = work.request.numbered(number), work.watch
         bound = largest(prepared.plan.delivered, request.output_format, request.output_quality)
         reserve_s = self._archive.seconds(bound) - self._archive.seconds()
+        before_s = watch.spent.gpu_s
         made = await self._gpu.edit(request, prepared, watch, reserve_s)
+        gpu_s = watch.spent.gpu_s - before_s
         watch.begin("encode")
         image, geometry, warnings = await off(self._io, prepared.delivered, request, made)
         encoded = await off(self._io, encode, image, request.output_format, request.output_quality)
@@ -289,6 +297,8 @@ class Service:
             mask=told[-1] if request.mask else None,
             output=Picture(width=image.width, height=image.height, format=request.output_format, sha256=encoded.sha256),
             geometry=geometry,
+            gpu_s=round(gpu_s, 3),
+            cost_usd=self._cost(gpu_s),
             timings_ms=Timings.model_validate(watch.milliseconds()),
         )
         finished = Finished(key=key, content_type=encoded.content_type, size=len(encoded.data), meta=meta)
@@ -305,12 +315,15 @@ class Service:
         warnings: Sequence[str] = (),
     ) -> ImageResult:
         finished, said = done.finished, done.finished.meta
-        changes = {
+        watch.spent.bytes_out += finished.size
+        changes: dict[str, object] = {
             "warnings": (*request.warnings, *warnings, *said.warnings),
             "cache": cache,
             "reused": done.reused,
             "timings_ms": Timings.model_validate(watch.milliseconds()),
         }
+        if done.reused:
+            changes |= {"gpu_s": 0.0, "cost_usd": self._cost(0.0)}
         url = f"data:{finished.content_type};base64,{base64.b64encode(done.data).decode()}"
         return ImageResult(
             **self._archive.link(finished.key, finished.content_type).model_dump(),

@@ -285,6 +285,13 @@ class Settings(BaseSettings):
         "the volume, if one is mounted",
         validate_default=True,
     )
+    gpu_usd_per_second: float | None = Field(
+        None,
+        description="price of a second of this worker in US dollars, for the estimates of cost; default: the published "
+        "one of a flex worker, if this kind of GPU has one",
+        ge=0,
+        allow_inf_nan=False,
+    )
     hf_token: Secret = Field(SecretStr(""), description="Hugging Face token, for private repositories")
     hf_home: Path | None = Field(
         None,

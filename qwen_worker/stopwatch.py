@@ -1,4 +1,4 @@
-"""How long each stage of a job took, which one it is in, and how far that is."""
+"""How long each stage of a job took, which one it is in, how far that is, and what was used up by then."""
 
 import math
 import time
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from qwen_worker.budget import Clock
+from qwen_worker.spent import Spent
 
 
 def nobody(_news: dict[str, Any]) -> None:
@@ -19,10 +20,14 @@ class Stopwatch:
         stage: the first.
         tell: called with each piece of news, from whatever thread has it.
         clock: ends what takes too long; running.
+
+    Attributes:
+        spent: by whoever does the job.
     """
 
     def __init__(self, stage: str, tell: Callable[[dict[str, Any]], None] = nobody, clock: Clock | None = None) -> None:
         self.stage = stage
+        self.spent = Spent()
         self._tell = tell
         self._clock = clock
         self._image: dict[str, int] = {}

@@ -33,6 +33,7 @@ def finished(key: str, data: bytes = b"picture") -> Finished:
         scheduler="FlowMatchEuler", strength=None, mask_feather=None, lora={}, model_id="m", model_revision="r",
         preset="exact", profile="bf16",
         warnings=(), cache=None, reused=False, sources=(), mask=None, geometry=None, timings_ms=Timings(total=1.0),
+        gpu_s=1.0, cost_usd=None,
         output=Picture(width=1, height=1, format="png", sha256=hashlib.sha256(data).hexdigest()),
     )  # fmt: skip
     return Finished(key=key, content_type="image/png", size=len(data), meta=meta)

@@ -5,6 +5,7 @@ import base64
 import hashlib
 import io
 import json
+import logging
 import threading
 import time
 from pathlib import Path
@@ -106,7 +107,7 @@ def test_the_same_request_is_answered_from_the_bucket(
     assert (made, worker.passes) == (STEPS, 0)
     assert (first["meta"]["reused"], again["meta"]["reused"]) == (False, True)
     assert again["object_key"] == first["object_key"]
-    own = {"reused", "timings_ms", "cache"}
+    own = {"reused", "timings_ms", "cache", "gpu_s", "cost_usd"}
     assert {k: v for k, v in again["meta"].items() if k not in own} == {
         k: v for k, v in first["meta"].items() if k not in own
     }
@@ -265,7 +266,10 @@ def test_a_failure_at_the_third_delivers_two(
         (warning,) = result["meta"]["warnings"]
         assert warning.startswith("only 2 of the pictures were delivered, then ModelError: ")
         assert "same request with seed 7" in warning
-    assert "job failed" in caplog.text
+    # One line, which tells both what it brought and why there is no more.
+    (line,) = (one for one in caplog.records if one.message in {"job done", "job failed"} and "status" in vars(one)
+               and one.status == "partial")  # type: ignore[attr-defined]  # fmt: skip
+    assert (line.type, line.stage, len(line.reused)) == ("ModelError", "edit", 2)  # type: ignore[attr-defined]
     assert str(error) in caplog.text
     assert [result["meta"]["reused"] for result in rest] == [True, True, False, False]
     assert [result["meta"]["warnings"] for result in rest] == [[]] * 4
@@ -484,6 +488,30 @@ def test_health_tells_how_it_is(worker: Worker, request_: dict[str, Any]) -> Non
     assert health["device"]["memory_peak"] > 10**8
     assert {"worker", "code", "torch", "diffusers"} <= set(health["versions"])
     assert not any(secret in str(health) for secret in ("local-access-key", "local-secret-key", "127.0.0.1"))
+
+
+def test_a_picture_costs_what_the_gpu_took_for_it(
+    tiny: Path, own_bucket: LocalBucket, editor: Editor, request_: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """One that is found again costs nothing; the line of the job, and `health`, tell the sum."""
+    caplog.set_level(logging.INFO, "qwen_worker.job")
+    settings = settings_of(tiny, own_bucket).model_copy(update={"gpu_usd_per_second": 0.5})
+    worker = Worker(assemble(settings, editor))
+    (first,) = worker.results(request_)
+    reused, made = worker.results({**request_, "num_images": 2}, "other")
+    (line,) = (one for one in caplog.records if one.message == "job done" and getattr(one, "reused", None) == [1, 0])
+    health = worker.body({"operation": "health"})["result"]
+
+    assert 0 < first["meta"]["gpu_s"] <= first["meta"]["timings_ms"]["edit"] / 1000
+    for one in (first, made):
+        assert one["meta"]["cost_usd"] == pytest.approx(0.5 * one["meta"]["gpu_s"], abs=3e-4)
+    assert (reused["meta"]["gpu_s"], reused["meta"]["cost_usd"]) == (0, 0)
+    assert line.gpu_s == made["meta"]["gpu_s"]  # type: ignore[attr-defined]
+    assert line.cost_usd == made["meta"]["cost_usd"]  # type: ignore[attr-defined]
+    assert line.bytes_in > 0 < line.bytes_out  # type: ignore[attr-defined]
+    assert health["gpu_s"] == pytest.approx(first["meta"]["gpu_s"] + made["meta"]["gpu_s"], abs=2e-3)
+    assert health["cost_usd"] == pytest.approx(first["meta"]["cost_usd"] + made["meta"]["cost_usd"], abs=1e-5)
+    assert (health["sources"], health["cache_hits"]) == (2, 1)
 
 
 def test_a_link_can_be_had_again(worker: Worker, request_: dict[str, Any]) -> None:

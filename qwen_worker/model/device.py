@@ -1,6 +1,8 @@
 """What the model runs on."""
 
+import os
 import resource
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,3 +20,12 @@ def device() -> dict[str, Any]:
         "memory_reserved": torch.cuda.memory_reserved(),
         "memory_peak": torch.cuda.max_memory_allocated(),
     }
+
+
+def memory() -> dict[str, int]:
+    """Bytes in use now: of the host by this process, of the GPU by tensors, and the most that these ever were."""
+    # The second field of proc(5)'s statm: resident pages.
+    held = {"host": int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")}
+    if torch.cuda.is_available():
+        held |= {"gpu": torch.cuda.memory_allocated(), "gpu_peak": torch.cuda.max_memory_allocated()}
+    return held

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import requests
 from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
 
 from local import children
 from local.stack import Stack
@@ -58,6 +59,7 @@ def test_serve_prints_a_line_that_works(tmp_path: Path) -> None:
         while True:
             try:
                 job = requests.post(f"http://127.0.0.1:{port}/runsync", json=body, timeout=60).json()
+                metrics = requests.get(f"http://127.0.0.1:{port}/metrics", timeout=60).text
                 break
             except requests.ConnectionError:
                 assert time.monotonic() < end, log.read_text()
@@ -68,6 +70,14 @@ def test_serve_prints_a_line_that_works(tmp_path: Path) -> None:
     result = job["output"]["result"]
 
     assert result["meta"]["prompt"] == body["input"]["prompt"]
+    counted = {
+        (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(metrics)
+        for sample in family.samples
+    }
+    assert counted["qwen_worker_jobs_total", "edit", "success"] == 1
+    assert counted["qwen_worker_gpu_seconds_total",] == pytest.approx(result["meta"]["gpu_s"], abs=1e-3)
+    assert counted["qwen_worker_stage_seconds_count", "edit"] == 1
     # Here is no job API that could be told of the progress: nobody tries.
     assert "Failed to return" not in log.read_text()
 

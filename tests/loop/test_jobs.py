@@ -252,6 +252,15 @@ def test_the_log_is_json_and_tells_no_secret(stack: Stack) -> None:
     assert any(line["logger"] == "runpod" and line["requestId"] == job for line in of_the_job)
     (done,) = (line for line in of_the_job if line["message"] == "job done")
     assert done["timings_ms"].keys() == result["meta"]["timings_ms"].keys()
+    assert done["worker"] == stack.api.worker_environment()["RUNPOD_POD_ID"]
+    assert (done["operation"], done["sources"], done["cache_hits"], done["cost_usd"]) == ("edit", 1, 0, None)
+    assert done["gpu_s"] == result["meta"]["gpu_s"] > 0
+    assert done["bytes_in"] > 0 < done["bytes_out"]
+    assert done["memory"]["host"] > 10**8
+    (ready,) = (line for line in lines if line["message"] == "worker ready")
+    assert ready["device"]["name"] == "cpu"
+    assert (ready["preset"], ready["profile"], ready["usd_per_second"]) == ("exact", "bf16", None)
+    assert {"worker", "torch"} <= ready["versions"].keys()
     for secret in (CANARY, "X-Amz-Signature", "local-secret-key", "local-access-key"):
         assert secret not in text, secret
 
