@@ -3,6 +3,8 @@
 import ast
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -111,11 +113,24 @@ def test_the_image_installs_from_the_lock_alone() -> None:
 def test_the_image_is_not_built_on_an_older_python() -> None:
     """Whatever base the build is given; and it does not run as root unless it is told to."""
     (floor,) = re.findall(r"RUN python -c .*sys\.exit\(sys\.version_info < \((.+)\)\)", DOCKERFILE)
-    (base,) = re.findall(r"^ARG PYTHON_IMAGE=python:(\d+)\.(\d+)", DOCKERFILE, re.MULTILINE)
+    (base,) = re.findall(r"^ARG BASE_IMAGE=python:(\d+)\.(\d+)", DOCKERFILE, re.MULTILINE)
 
     assert tuple(map(int, floor.split(","))) >= PYTHON_FLOOR
     assert tuple(map(int, base)) >= PYTHON_FLOOR[:2]
     assert re.search(r"ARG RUN_AS=worker\nUSER \$\{RUN_AS\}", DOCKERFILE)
+
+
+@pytest.mark.slow
+def test_a_model_is_baked_by_the_code_that_downloads() -> None:
+    """And by no more of it: the layer of 57.7 GB stays when anything else changes. The token is in no layer."""
+    copied = set(re.findall(r"qwen_worker/[\w/]+\.py", DOCKERFILE.partition("COPY qwen_worker ./qwen_worker")[0]))
+    script = "import sys, qwen_worker.download; print(*(m for m in sys.modules if m.split('.')[0] == 'qwen_worker'))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+    paths = (name.replace(".", "/") for name in done.stdout.split())
+
+    assert copied == {f"{path}.py" if (ROOT / f"{path}.py").exists() else f"{path}/__init__.py" for path in paths}
+    assert "--mount=type=secret,id=HF_TOKEN" in DOCKERFILE
+    assert not re.search(r"^(ARG|ENV) .*TOKEN", DOCKERFILE, re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", FLOORS)
