@@ -72,8 +72,8 @@ def in_words(news: dict[str, Any]) -> str:
     return f"the job is running: {news['stage']}{steps}"
 
 
-def run(tell: Progress) -> tuple[dict[str, Any], Image.Image]:
-    """Do the job. Returns what the job API says of it, and source and result side by side.
+def run(tell: Progress) -> tuple[dict[str, Any], Image.Image, str]:
+    """Do the job. Returns what the job API says of it, source and result side by side, and the worker's log.
 
     Raises:
         RuntimeError: the job failed, its link does not open to what was promised, or the size is not the source's.
@@ -94,19 +94,20 @@ def run(tell: Progress) -> tuple[dict[str, Any], Image.Image]:
             raise RuntimeError(f"the link answers {answer.status_code} with {len(answer.content)} bytes")
         if (size := Image.open(io.BytesIO(answer.content)).size) != SIZE:
             raise RuntimeError(f"the result has {size} pixels, the source {SIZE}")
-        return job, side_by_side(source, answer.content)
+        return job, side_by_side(source, answer.content), stack.log.read_text()
 
 
 def main() -> None:
     """Show it to a person."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=ROOT / "out", help="folder for demo.json and demo.png")
+    parser.add_argument("--out", type=Path, default=ROOT / "out", help="folder for demo.json, demo.png and demo.log")
     out: Path = parser.parse_args().out
     tell = Progress()
-    job, picture = run(tell)
+    job, picture, log = run(tell)
     out.mkdir(parents=True, exist_ok=True)
     (out / "demo.json").write_text(json.dumps(job, indent=2) + "\n")
     picture.save(out / "demo.png")
+    (out / "demo.log").write_text(log)
     tell("done: the link opened, and its picture is the one that was promised")
     print(json.dumps(job, indent=2))
     meta = job["output"]["result"]["meta"]
@@ -115,7 +116,8 @@ def main() -> None:
     source, made, result = (" x ".join(map(str, size)) for size in sizes)
     print(f"\nThe source has {source} pixels, the model worked at {made}, the result has {result}.")
     print(
-        f"\n{out}/demo.json is this answer, {out}/demo.png the source and the result side by side."
+        f"\n{out}/demo.json is this answer, {out}/demo.png the source and the result side by side, {out}/demo.log the"
+        f"\nworker's log, which `.venv/bin/python -m ops.report {out}/demo.log` makes a page of."
         "\nThe result is noise: the model is the true pipeline with tiny random weights. For the real one, on a GPU:"
         "\nunset MODEL_ID, MODEL_CLASS (Qwen/Qwen-Image-Edit is the default) and ALLOW_CPU, and fill in .env from"
         "\n.env.example."

@@ -41,6 +41,7 @@ def test_the_demo_shows_one_edit(tmp_path: Path) -> None:
     assert re.search(r"the job is running: edit, step \d+ of 30", done.stdout)
     assert job["status"] == "COMPLETED"
     assert meta["prompt"] == json.loads((ROOT / "test_input.json").read_text())["input"]["prompt"]
+    assert '"worker ready"' in (tmp_path / "out" / "demo.log").read_text()
     with Image.open(tmp_path / "out" / "demo.png") as picture:
         assert picture.height == 480
 
