@@ -4,7 +4,8 @@
 
 No engine is needed: buildah builds in a chroot, on a base that debootstrap makes, or on --base. The image has a tiny
 model baked in, which it downloads from a local stand-in of the Hub. A worker in it does a job against a local bucket:
-its root is read-only, its user is not root, it is offline. It does so with the model that was baked in, with one that
+its root is read-only but for /tmp, where nothing may be left,
+its user is not root, it is offline. It does so with the model that was baked in, with one that
 `python -m qwen_worker.download` put onto a volume, and with one laid out as RunPod's cached models are. What it found
 and measured is printed and written to out/image.json.
 """
@@ -140,15 +141,20 @@ def _tells(path: Path) -> bool:
     return TOKEN.encode() in path.read_bytes()
 
 
-def job(image: Path, folder: Path, model: Path, *places: str, **more: str) -> tuple[str, dict[str, float]]:
+def job(image: Path, folder: Path, model: Path, *places: str) -> tuple[str, dict[str, float]]:
     """One job in a worker in the image, offline: the digest of its picture, and the seconds of its start.
 
     Raises:
         CheckError: the job failed.
     """
-    variables = {"MODEL_ID": MODEL, "MODEL_REVISION": COMMIT, "MODEL_CLASS": "QwenImageEditPipeline", **more}
+    variables = {"MODEL_ID": MODEL, "MODEL_REVISION": COMMIT, "MODEL_CLASS": "QwenImageEditPipeline"}
+    # torch insists on a folder that it could write to when it is imported.
+    temporary = folder / "tmp"
+    temporary.mkdir(parents=True)
+    temporary.chmod(0o1777)
+    program = (IN_IMAGE, str(image), f"{temporary}:/tmp", *places)
     begin = time.perf_counter()
-    with Stack(folder, model=model, more=variables, program=(IN_IMAGE, str(image), *places)) as stack:
+    with Stack(folder, model=model, more=variables, program=program) as stack:
         taken_s = time.perf_counter() - begin
         url = stack.host.put("/image.jpg", example_picture())
         done = stack.run({"image_url": url, "prompt": "make it warmer", "seed": 7, "num_inference_steps": 4})
@@ -156,6 +162,8 @@ def job(image: Path, folder: Path, model: Path, *places: str, **more: str) -> tu
             raise CheckError(f"the job failed: {done}")
         code = stack.stop_worker()
         lines = [json.loads(line) for line in stack.log.read_text().splitlines()]
+    if left := [path.name for path in temporary.rglob("*") if path.is_file()]:
+        raise CheckError(f"the worker left files in /tmp: {', '.join(left)}")
     if code:
         raise CheckError(f"the worker ended with {code} when it was told to end")
     (ready,) = (line for line in lines if line["message"] == "worker ready")
