@@ -144,7 +144,8 @@ class Browser:
         self.errors.clear()
         self.requests.clear()
         self._loaded = False
-        self._call("Page.navigate", url=page.resolve().as_uri())
+        if problem := self._call("Page.navigate", url=page.resolve().as_uri()).get("errorText"):
+            raise BrowserError(f"{page}: {problem}")
         end = time.monotonic() + ANSWER_S
         while not self._loaded:
             self._hear(end)
