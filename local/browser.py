@@ -135,8 +135,9 @@ class Browser:
         self._socket.close()
         self._end()
 
-    def show(self, page: Path, *, width: int, height: int, dark: bool = False) -> None:
-        """Load a file, forgetting the errors and requests of the one before; narrow ones as on a phone."""
+    def show(self, page: Path, size: tuple[int, int], *, dark: bool = False) -> None:
+        """Load a file, forgetting the errors and requests of the one before; what is narrow is a phone."""
+        width, height = size
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < PHONE}
         self._call("Emulation.setDeviceMetricsOverride", **metrics)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}

@@ -18,7 +18,7 @@ MAX_BINS = 120  # of what is drawn over time
 HISTOGRAM_BINS = 40
 MAX_LIVES = 60  # of workers, in tables and plots: the last ones
 MAX_TYPES, MAX_REASONS, MAX_EVENTS = 12, 20, 100
-MEMORY_POINTS = 6000  # of all lives together
+MEMORY_POINTS = 600  # of each kind, of all lives together
 WIDTHS = (1, 5, 10, 30, 60, 300, 900, 3600, 3 * 3600, 6 * 3600, 12 * 3600, 86400, 7 * 86400)  # seconds of a bin
 
 
@@ -76,6 +76,7 @@ class OverTime:
 
     bin_s: int
     begins: list[str]
+    ends: list[str]
     done: list[int]
     partial: list[int]
     failed: list[int]
@@ -85,7 +86,7 @@ class OverTime:
     queue_p50_ms: list[float | None]
     queue_p95_ms: list[float | None]
     queue_highest_ms: list[float | None]
-    usd: list[float]  # up to the end of the bin, as the next one
+    usd: list[float]  # up to the end of each bin, as the next one
     whole_usd: list[float]
 
 
@@ -274,7 +275,7 @@ def compute(log: Log) -> Numbers:
             pictures=pictures.total(),
             reused=pictures["reused"],
         ),
-        lives=[_told(life, max(10, MEMORY_POINTS // len(MEMORY) // len(shown))) for life in shown],
+        lives=[_told(life, max(10, MEMORY_POINTS // len(shown))) for life in shown],
         all_lives=len(lives),
         starts=_quantiles(ready),
         cost=_cost(log.jobs, lives),
@@ -398,6 +399,7 @@ def _over_time(jobs: Sequence[Job], of_pictures: Sequence[Job], lives: Sequence[
     return OverTime(
         bin_s=bins.width,
         begins=[_iso(begin) for begin in bins.begins],
+        ends=[_iso(begin + bins.width) for begin in bins.begins],
         done=[one[DONE] for one in outcomes],
         partial=[one[PARTIAL] for one in outcomes],
         failed=[one[FAILED] for one in outcomes],

@@ -4,18 +4,17 @@ import base64
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
-from ops.report.numbers import MAX_EVENTS, MAX_LIVES, Numbers
-from ops.report.read import NOT_TOLD, OTHER, PARTS, STAGES
+from ops.report.numbers import MAX_EVENTS, MAX_LIVES, Life, Numbers
+from ops.report.read import MEMORY, NOT_TOLD, OTHER, PARTS, STAGES
 
-# Okabe and Ito's colours, which colour-blind people can tell apart, and a grey that shows on white and on black.
-BLUE, ORANGE, GREEN, RED = "#0072b2", "#e69f00", "#009e73", "#d55e00"
+# After Okabe and Ito, whose colours colour-blind people can tell apart; each shows on white and on black.
+BLUE, ORANGE, GREEN, RED = "#2186c4", "#e69f00", "#009e73", "#d55e00"
 SKY, PINK, YELLOW, GREY, BROWN = "#56b4e9", "#cc79a7", "#c9b800", "#8a8a8a", "#8c5a2b"
 STAGE_COLOURS = dict(zip(STAGES, (GREY, SKY, PINK, YELLOW, ORANGE, BLUE, GREEN, RED), strict=True))
 PART_COLOURS = dict(zip(PARTS, (GREY, SKY, PINK, ORANGE, BLUE, GREEN, RED), strict=True))
@@ -25,6 +24,7 @@ MEMORY_LINES = {
     "gpu_peak": ("GPU peak", ORANGE, "dot"),
 }
 NONE = "-"
+NBSP = "\N{NO-BREAK SPACE}"
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Plot:
     label: str
     data: list[dict[str, Any]]
     layout: dict[str, Any]
-    height: int = 320
+    height: int = 280
 
 
 @dataclass(frozen=True)
@@ -101,9 +101,11 @@ def _digest(script: str) -> str:
 def _tiles(numbers: Numbers) -> list[tuple[str, str, str]]:
     """Name, value, and what else is to be said."""
     head, cost = numbers.head, numbers.cost
+    same_day = head.begin[:10] == head.end[:10]
+    end = _when(head.end)[11 if same_day else 0 : 16]
     failed = [f"{head.failed:,} failed", *([f"{head.partial:,} in part"] if head.partial else [])]
     return [
-        ("Period", str(timedelta(seconds=round(head.seconds))), f"{_when(head.begin)} to {_when(head.end)} UTC"),
+        ("Period", _span(head.seconds), f"{_when(head.begin)[:16]} to {end} UTC"),
         ("Workers", f"{head.workers:,}", f"{head.starts:,} {'start' if head.starts == 1 else 'starts'} in the log"),
         ("Jobs", f"{head.jobs:,}", ", ".join(failed)),
         ("Success", _percent(head.success_share), f"{head.done:,} of {head.jobs:,} jobs"),
@@ -120,8 +122,9 @@ def _latency(numbers: Numbers) -> Section:
         return Section("latency", title, ["No job for pictures was done and told its timings_ms."])
     total = latency.stages["total"]
     operations = list(reversed(latency.share))
+    names = [_broken(one) for one in operations]
     shares = [
-        _bars(stage, [latency.share[one].get(stage, 0.0) for one in operations], operations, colour, across=True)
+        _bars(stage, [latency.share[one].get(stage, 0.0) for one in operations], names, colour, across=True)
         for stage, colour in STAGE_COLOURS.items()
         if any(stage in one for one in latency.share.values())
     ]
@@ -292,26 +295,13 @@ def _memory(numbers: Numbers) -> Section:
     title, lives = "Memory", [life for life in numbers.lives if life.memory]
     if not lives:
         return Section("memory", title, ["No job tells the memory of its worker."])
-    lines = []
-    for kind, (name, colour, dash) in MEMORY_LINES.items():
-        # One line a kind, with a gap between the workers.
-        points = [
-            (at, _gigabytes(size), life.name)
-            for life in lives
-            for at, size in [*zip(life.times, life.drawn[kind], strict=True), (life.end, None)]
-        ]
-        if any(size is not None for _, size, _ in points):
-            times, sizes, names = zip(*points, strict=True)
-            lines.append(
-                {**_line(name, times, sizes, colour, dash), "text": names, "hovertemplate": "%{y:.2f} GB, %{text}"}
-            )
-    plot = Plot(
-        "plot-memory",
-        "Memory of the workers after each job, over time",
-        lines,
-        {"yaxis": {**_titled("GB"), "rangemode": "tozero"}},
-    )
-    kinds = [f"{name}, {which}" for name, _, _ in MEMORY_LINES.values() for which in ("p50", "most")]
+    plots = []
+    # Apart, since a leak on the host is small beside the model.
+    for place, kinds in (("host", MEMORY[:1]), ("gpu", MEMORY[1:])):
+        if lines := [line for kind in kinds if (line := _memory_line(lives, kind))]:
+            label = f"Memory ({place}) of the workers after each job, over time"
+            plots.append(Plot(f"plot-memory-{place}", label, lines, {"yaxis": _titled("GB")}, 240))
+    columns = [f"{name}, {which}" for name, _, _ in MEMORY_LINES.values() for which in ("p50", "most")]
     rows = [
         (
             life.name,
@@ -325,7 +315,22 @@ def _memory(numbers: Numbers) -> Section:
         for life in lives
     ]
     says = "After each job, per process of a worker. Where jobs are many, the most of several is drawn."
-    return Section("memory", title, [says], [plot], [Table("Memory of each worker", ("worker", "jobs", *kinds), rows)])
+    return Section("memory", title, [says], plots, [Table("Memory of each worker", ("worker", "jobs", *columns), rows)])
+
+
+def _memory_line(lives: Sequence[Life], kind: str) -> dict[str, Any] | None:
+    """One line for all workers, with a gap between them."""
+    name, colour, dash = MEMORY_LINES[kind]
+    points = [
+        (at, _gigabytes(size), life.name)
+        for life in lives
+        for at, size in [*zip(life.times, life.drawn[kind], strict=True), (life.end, None)]
+    ]
+    if all(size is None for _, size, _ in points):
+        return None
+    times, sizes, names = zip(*points, strict=True)
+    line = _line(name, times, sizes, colour, dash)
+    return {**line, "text": names, "hovertemplate": "%{y:.2f} GB, %{text}"}
 
 
 def _starts(numbers: Numbers) -> Section:
@@ -347,7 +352,7 @@ def _starts(numbers: Numbers) -> Section:
         "plot-starts",
         f"Seconds of each part of a start: half took up to {starts.p50:.1f} s",
         bars,
-        {"barmode": "stack", "xaxis": _titled("seconds since the process began")},
+        {"barmode": "stack", "xaxis": _titled("seconds")},
         _high(names),
     )
     says = (
@@ -380,13 +385,13 @@ def _cost(numbers: Numbers) -> Section:
         return Section("cost", title, [none, busy], [], [table])
     lines = []
     if cost.whole_usd is not None:
-        lines.append(_line("workers' whole time", over.begins, over.whole_usd, ORANGE, "dash"))
+        lines.append(_line("workers' whole time", over.ends, over.whole_usd, ORANGE, "dash"))
     if cost.usd is not None:
-        lines.append(_line("jobs' turns on the GPU", over.begins, over.usd, BLUE))
+        lines.append(_line("jobs' turns on the GPU", over.ends, over.usd, BLUE))
     label = f"Cost so far: of jobs {_usd(cost.usd)} in all, of workers {_usd(cost.whole_usd)}"
     plots = [Plot("plot-cost", label, lines, {"yaxis": {**_titled("US dollars"), "rangemode": "tozero"}})]
     if priced := {name: one.usd for name, one in reversed(cost.operations.items()) if one.usd is not None}:
-        names = list(priced)
+        names = [_broken(name) for name in priced]
         bars = [_bars("cost of jobs", list(priced.values()), names, BLUE, across=True)]
         layout = {"xaxis": _titled("US dollars")}
         plots.append(Plot("plot-operations", "Cost of jobs, by operation", bars, layout, _high(names)))
@@ -397,8 +402,11 @@ def _cost(numbers: Numbers) -> Section:
     )
     if not cost.jobs_without_price and not cost.lives_without_price:
         return Section("cost", title, [spent], plots, [table])
-    without = f"{cost.jobs_without_price:,} jobs, and the time of {cost.lives_without_price:,} workers"
-    return Section("cost", title, [spent, f"Without a price, and in no sum: {without}."], plots, [table])
+    without = (
+        f"Without a price, and in no sum: {cost.jobs_without_price:,} of {numbers.head.jobs:,} jobs, and the time of "
+        f"{cost.lives_without_price:,} of {numbers.all_lives:,} processes of workers."
+    )
+    return Section("cost", title, [spent, without], plots, [table])
 
 
 def _workers(numbers: Numbers) -> Section:
@@ -455,13 +463,18 @@ def _line(name: str, x: Sequence[Any], y: Sequence[Any], colour: str, dash: str 
     }
 
 
+def _broken(name: str) -> str:
+    """A long name on two lines, for the side of a plot."""
+    return name.replace("_", "_<br>")
+
+
 def _titled(title: str) -> dict[str, Any]:
     return {"title": {"text": title}}
 
 
 def _high(bars: Sequence[object]) -> int:
     """Pixels for so many bars, one below the other."""
-    return 130 + 34 * max(len(bars), 2)
+    return 70 + 34 * max(len(bars), 2)
 
 
 def _when(iso: str) -> str:
@@ -469,13 +482,16 @@ def _when(iso: str) -> str:
 
 
 def _span(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    parts = ((hours, "h"), (minutes, "min"), (rest if not hours else 0, "s"))
+    return " ".join(f"{number:,} {unit}" for number, unit in parts if number) or "0 s"
 
 
 def _ms(ms: float | None) -> str:
     if ms is None:
         return NONE
-    return f"{ms:.0f} ms" if ms < 1000 else f"{_amount(ms / 1000)} s"
+    return f"{ms:.0f}{NBSP}ms" if ms < 1000 else f"{_amount(ms / 1000)}{NBSP}s"
 
 
 def _seconds(values: Sequence[float | None]) -> list[float | None]:

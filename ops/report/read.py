@@ -11,7 +11,7 @@ import sys
 import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -148,13 +148,17 @@ def _problem(name: str) -> str:
     return "is a folder" if Path(name).is_dir() else "there is no such file"
 
 
-def _opened(name: str) -> AbstractContextManager[BinaryIO | gzip.GzipFile]:
+@contextmanager
+def _opened(name: str) -> Iterator[BinaryIO | gzip.GzipFile]:
     if name == STDIN:
-        return nullcontext(sys.stdin.buffer)
-    file = Path(name).open("rb")  # noqa: SIM115 - the caller closes it
-    if file.peek(2)[:2] == GZIP:
-        return gzip.open(file)
-    return file
+        yield sys.stdin.buffer
+        return
+    with Path(name).open("rb") as file:
+        if file.peek(2)[:2] != GZIP:
+            yield file
+            return
+        with gzip.open(file) as unpacked:
+            yield unpacked
 
 
 def _lines(file: BinaryIO | gzip.GzipFile) -> Iterator[bytes]:
@@ -286,7 +290,9 @@ def text(said: object) -> str:
     """A text of one line, without what controls a terminal or turns the direction of writing."""
     if not isinstance(said, str):
         return ""
-    shown = "".join(" " if unicodedata.category(one)[0] == "C" else one for one in said[: MAX_TEXT + 1])
+    shown = said[: MAX_TEXT + 1]
+    if not shown.isprintable():
+        shown = "".join(" " if unicodedata.category(one)[0] == "C" else one for one in shown)
     return shown if len(shown) <= MAX_TEXT else f"{shown[:MAX_TEXT]}…"
 
 

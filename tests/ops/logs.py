@@ -83,7 +83,7 @@ def day(jobs: int, workers: int = 3, seed: int = 1) -> Iterator[dict[str, Any]]:
         host = 5.5 * GB
         for number in range(jobs // workers):
             if number % max(jobs // workers // 2, 1) == 0:
-                now += 40
+                now += 90
                 load = chance.uniform(20, 45)
                 parts = {
                     "settings": 0.2, "first_byte": 0.4, "bucket": 0.9, "imports": 4.3, "load": load,
