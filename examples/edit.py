@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Edit a picture: python edit.py IMAGE_URL PROMPT FILE
+"""Edit a picture: `python edit.py IMAGE_URL PROMPT FILE`.
 
 Needs `pip install runpod`, and RUNPOD_API_KEY and RUNPOD_ENDPOINT_ID in the environment.
 """
@@ -59,18 +59,29 @@ def in_words(error: Any) -> str:
     return f"{kind}: {message}\n" + ("Run this again." if again else "The same request would fail again.")
 
 
+def save(link: str, file: Path) -> None:
+    """Download a presigned link. It is all that is needed: the API key is for RunPod alone."""
+    try:
+        picture = requests.get(link, timeout=60)
+    except requests.RequestException as error:
+        sys.exit(f"the link does not open: {type(error).__name__}")
+    if not picture.ok:
+        sys.exit(f"the link does not open: HTTP {picture.status_code}")
+    file.write_bytes(picture.content)
+
+
 def main() -> None:
     """Do it."""
-    if len(sys.argv) != 4 or not {"RUNPOD_API_KEY", "RUNPOD_ENDPOINT_ID"} <= os.environ.keys():
+    if len(sys.argv) != 4 or not (os.environ.get("RUNPOD_API_KEY") and os.environ.get("RUNPOD_ENDPOINT_ID")):
         sys.exit(__doc__)
     image_url, prompt, file = sys.argv[1:]
     endpoint = runpod.Endpoint(os.environ["RUNPOD_ENDPOINT_ID"], api_key=os.environ["RUNPOD_API_KEY"])
-    result = edit(endpoint, image_url, prompt)["result"]
-    # The link is all that is needed: the API key is for RunPod alone.
-    picture = requests.get(result["presigned_url"], timeout=60)
-    picture.raise_for_status()
-    Path(file).write_bytes(picture.content)
-    print(f"{file}: {len(picture.content)} bytes, seed {result['meta']['seed']}")
+    try:
+        result = edit(endpoint, image_url, prompt)["result"]
+    except (requests.RequestException, RuntimeError) as error:  # the second is how the SDK tells of a wrong key
+        sys.exit(f"RunPod did not take the job: {error}")
+    save(result["presigned_url"], Path(file))
+    print(f"{file}: seed {result['meta']['seed']}")
 
 
 if __name__ == "__main__":
