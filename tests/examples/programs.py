@@ -114,7 +114,7 @@ class Unsteady(HostileServer):
 
     def __init__(self, api: LocalRunPod, times: int) -> None:
         self._port, self._left = api.port, times
-        super().__init__(self._serve)
+        super().__init__(self._answer)
         self.base_url = f"http://127.0.0.1:{self.port}/v2"
 
     @property
@@ -122,7 +122,7 @@ class Unsteady(HostileServer):
         """Whether it has."""
         return not self._left
 
-    def _serve(self, peer: Peer) -> None:
+    def _answer(self, peer: Peer) -> None:
         while True:
             peer.heard = b""
             peer.hear()
