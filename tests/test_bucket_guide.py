@@ -175,8 +175,7 @@ def test_the_table_is_what_a_worker_asks(watched: tuple[Stack, Gate]) -> None:
     assert (new[:2], known[:2], again[:2]) == ((3, 4), (3, 3), (3, 0))
     assert (
         "3 requests that read and 4 that write, of a picture that is kept already 3 and 3, the same request again 3"
-        in GUIDE.replace("
-", " ")
+        in " ".join(GUIDE.split())
     )
     assert set(gate.asked) == ASKED - {("`DELETE`", "results/DIGEST/manifest.json")}
     assert gate.headers <= HEADERS
