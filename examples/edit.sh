@@ -55,5 +55,6 @@ while :; do
 done
 
 # The link is all that is needed: the API key is for RunPod alone.
-curl --silent --show-error --fail --max-time 60 --output "$3" "$(jq --raw-output .output.result.presigned_url <<<"$state")"
+link=$(jq --raw-output .output.result.presigned_url <<<"$state")
+curl --silent --show-error --fail --max-time 60 --output "$3" "$link"
 jq --raw-output --arg file "$3" '"\($file): seed \(.output.result.meta.seed)"' <<<"$state"

@@ -150,8 +150,8 @@ def test_the_jobs_of_the_tests_are_requests() -> None:
     assert picture.size == (96, 72)
 
 
-def test_no_secret_is_in_the_files() -> None:
-    """Those of the tests are named, as docs/hub.md tells."""
+def test_no_secret_is_in_the_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the tests are named, as docs/hub.md tells; if nobody fills them in, the worker says so."""
     given = {one["key"]: one["value"] for one in TESTS["config"]["env"]}
     guide = (ROOT / "docs" / "hub.md").read_text()
 
@@ -159,3 +159,8 @@ def test_no_secret_is_in_the_files() -> None:
     for key in (*REQUIRED, "S3_REGION"):
         assert re.fullmatch(r"\{\{ RUNPOD_SECRET_\w+ \}\}", given[key])
         assert f"_{key.lower()}`" in guide
+    for key, value in given.items():
+        monkeypatch.setenv(key, value)
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert any(problem.startswith("S3_ENDPOINT") for problem in caught.value.problems)
