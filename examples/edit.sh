@@ -32,7 +32,7 @@ while :; do
     COMPLETED) break ;;
     FAILED)
       # The error is JSON text, or RunPod's own words.
-      jq --raw-output '.error as $said | try ($said | fromjson | "\(.type): \(.message)\n" +
+      jq --raw-output '.error as $said | try ($said | fromjson | "\(.type // error): \(.message)\n" +
         if .details.retryable then "Run this again." else "The same request would fail again." end)
         catch "FAILED: \($said)"' <<<"$state" >&2
       exit 1

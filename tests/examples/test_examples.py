@@ -103,11 +103,12 @@ def forgotten(api: LocalRunPod, job: str) -> None:
             "ModelError: no memory\nRun this again.\n",
         ),
         (failed("job timed out after 1 retries"), "FAILED: job timed out after 1 retries\n"),
+        (failed('{"error_type": "MemoryError"}'), 'FAILED: {"error_type": "MemoryError"}\n'),
         (timed_out, "is TIMED_OUT\n"),
         (cancelled, "is CANCELLED\n"),
         (forgotten, "cannot be asked for"),
     ],
-    ids=["error", "retryable", "words", "timed out", "cancelled", "forgotten"],
+    ids=["error", "retryable", "words", "other json", "timed out", "cancelled", "forgotten"],
 )
 def test_an_end_without_a_picture(
     tmp_path: Path, api: LocalRunPod, name: str, happens: Callable[[LocalRunPod, str], None], told: str
