@@ -8,7 +8,7 @@ NO_SECRETS := '^(requirements\.lock|tests/data/ssrf_vectors\.json)$$'
 WORKERS := tests/loop tests/faults
 COMMITS := '"[0-9a-f]{40}"'
 
-.PHONY: setup demo serve model test test-workers test-parts test-fast bench bench-gpu quality hostile faults soak mutants check format schema lock sbom clean
+.PHONY: setup demo serve model test test-workers test-parts test-fast bench bench-gpu quality hostile faults soak mutants check format schema image-check lock sbom clean
 
 setup: $(SETUP)  ## the virtual environment in .venv
 
@@ -72,8 +72,12 @@ format: $(SETUP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-schema: $(SETUP)  ## write docs/request.schema.json anew
+schema: $(SETUP)  ## write anew what is made of settings and requests: docs/request.schema.json, .runpod/*.json
 	$(BIN)/python -m local.schema_file
+	$(BIN)/python -m local.hub_files
+
+image-check: $(SETUP)  ## build the image with buildah, do jobs in it; as root on Debian; leaves out/image.json
+	$(BIN)/python -m local.image_check
 
 lock: $(SETUP)  ## write requirements.lock anew: what the image installs, by the hashes of the public index
 	$(BIN)/uv pip compile requirements.txt --universal --python-version 3.11 --only-binary :all: --generate-hashes \

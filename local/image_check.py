@@ -4,10 +4,9 @@
 
 No engine is needed: buildah builds in a chroot, on a base that debootstrap makes, or on --base. The image has a tiny
 model baked in, which it downloads from a local stand-in of the Hub. A worker in it does a job against a local bucket:
-its root is read-only but for /tmp, where nothing may be left,
-its user is not root, it is offline. It does so with the model that was baked in, with one that
-`python -m qwen_worker.download` put onto a volume, and with one laid out as RunPod's cached models are. What it found
-and measured is printed and written to out/image.json.
+its root is read-only but for /tmp, where no file may be left, its user is not root, it is offline. It does so with the
+model that was baked in, with one that `python -m qwen_worker.download` put onto a volume, and with one laid out as
+RunPod's cached models are. What it found and measured is printed and written to out/image.json.
 """
 
 import argparse
@@ -141,6 +140,14 @@ def _tells(path: Path) -> bool:
     return TOKEN.encode() in path.read_bytes()
 
 
+def tmp(folder: Path) -> Path:
+    """For /tmp: torch insists on a folder that it could write to when it is imported."""
+    made = folder / "tmp"
+    made.mkdir(parents=True)
+    made.chmod(0o1777)
+    return made
+
+
 def job(image: Path, folder: Path, model: Path, *places: str) -> tuple[str, dict[str, float]]:
     """One job in a worker in the image, offline: the digest of its picture, and the seconds of its start.
 
@@ -148,10 +155,7 @@ def job(image: Path, folder: Path, model: Path, *places: str) -> tuple[str, dict
         CheckError: the job failed.
     """
     variables = {"MODEL_ID": MODEL, "MODEL_REVISION": COMMIT, "MODEL_CLASS": "QwenImageEditPipeline"}
-    # torch insists on a folder that it could write to when it is imported.
-    temporary = folder / "tmp"
-    temporary.mkdir(parents=True)
-    temporary.chmod(0o1777)
+    temporary = tmp(folder)
     program = (IN_IMAGE, str(image), f"{temporary}:/tmp", *places)
     begin = time.perf_counter()
     with Stack(folder, model=model, more=variables, program=program) as stack:
@@ -242,7 +246,7 @@ def fill(image: Path, volume: Path, model: Path) -> None:
             # Else the model that was baked in would do.
             "HF_HUB_CACHE": "/nowhere", "HF_ENDPOINT": host.url("").rstrip("/"),
         }  # fmt: skip
-        run(sys.executable, IN_IMAGE, str(other), f"{volume}:{VOLUME}", env=variables)
+        run(sys.executable, IN_IMAGE, str(other), f"{tmp(image.parent)}:/tmp", f"{volume}:{VOLUME}", env=variables)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

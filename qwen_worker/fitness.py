@@ -9,6 +9,7 @@ from qwen_worker.storage import Bucket
 
 # Always the same few bytes at the same place: workers that start together do not disturb each other.
 KEY = "health/check"
+NOTHING = "health/nothing"  # is never written
 PROBE = b"This worker can write, read and link.\n"
 OK = 200
 MAX_ANSWER = 4096  # bytes of the link's answer: a probe, or S3's error
@@ -32,7 +33,7 @@ class Unfit(Exception):  # noqa: N818 - what the platform is told
 
 
 def bucket_works(bucket: Bucket) -> None:
-    """Put a small object, get it, and open a link to it as a caller does. No right but to read and write is needed.
+    """Put a small object, get it, get what is not there, and open a link as a caller does.
 
     Raises:
         Unfit: one of these does not work.
@@ -43,6 +44,9 @@ def bucket_works(bucket: Bucket) -> None:
         stored = bucket.get(KEY, len(PROBE))
     if stored is None or not stored.intact or stored.data != PROBE:
         raise _unfit("get", "another object came back than was put", NETWORK)
+    # Some servers say so only to a key that may list. Without it each new job would fail.
+    with _told("get what is missing", "listFiles: S3_ACCESS_KEY needs that right too, although nothing is listed"):
+        bucket.get(NOTHING, len(PROBE))
     with _told("link"):
         status, answer = bucket.follow(bucket.presign(KEY)[0], MAX_ANSWER)
     if status != OK:
@@ -53,13 +57,13 @@ def bucket_works(bucket: Bucket) -> None:
 
 
 @contextmanager
-def _told(step: str) -> Iterator[None]:
-    """What fails inside is told as this step's."""
+def _told(step: str, denied: str = ADVICE["AccessDenied"]) -> Iterator[None]:
+    """What fails inside is told as this step's; `denied`: what to look at if the key may not do it."""
     try:
         yield
     except StorageError as error:
         code = str(error.details.get("code", ""))
-        raise _unfit(step, error.message, ADVICE.get(code, NETWORK)) from error
+        raise _unfit(step, error.message, denied if code == "AccessDenied" else ADVICE.get(code, NETWORK)) from error
 
 
 def _unfit(step: str, problem: str, variables: str) -> Unfit:

@@ -10,7 +10,7 @@ import pytest
 from local import children
 from local.bucket import BUCKET, LocalBucket
 from local.hostile_server import Behaviour, DeafServer, HostileServer, Peer
-from qwen_worker.fitness import KEY, PROBE, Unfit, bucket_works
+from qwen_worker.fitness import KEY, NOTHING, PROBE, Unfit, bucket_works
 from tests.sources.test_cache import bucket_of
 from tests.test_storage import bucket_at
 
@@ -154,5 +154,5 @@ def test_a_bucket_that_behaves_is_fit() -> None:
 
     judge(listening)
 
-    path = f"/{BUCKET}/{KEY}".encode()
-    assert asked == [b"PUT " + path, b"GET " + path, b"GET " + path]
+    path, nothing = f"/{BUCKET}/{KEY}".encode(), f"/{BUCKET}/{NOTHING}".encode()
+    assert asked == [b"PUT " + path, b"GET " + path, b"GET " + nothing, b"GET " + path]

@@ -23,14 +23,8 @@ COMMANDS = {
     "edit.sh": ["bash", str(ROOT / "examples" / "edit.sh")],
     "edit.mjs": [str(NODE), str(ROOT / "examples" / "edit.mjs")],
 }
-TOOLS = {"edit.sh": ("bash", "curl", "jq")}
 KEY = "the-caller's-key"
 END_S = 60.0
-
-
-def missing(name: str) -> list[str]:
-    """Programs of the machine that an example needs and does not find."""
-    return [tool for tool in TOOLS.get(name, ()) if not shutil.which(tool)]
 
 
 class Program:
@@ -47,6 +41,8 @@ class Program:
     def __init__(
         self, name: str, folder: Path, base_url: str, *arguments: str, more: Mapping[str, str] | None = None
     ) -> None:
+        lacks = [tool for tool in ("bash", "curl", "jq") if not shutil.which(tool)]
+        assert not lacks, f"install {', '.join(lacks)}, which edit.sh needs"
         self.file = folder / f"{name}.png"
         self._said = folder / f"{name}.out", folder / f"{name}.err"
         variables = {

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from local.stack import Stack
-from tests.examples.programs import COMMANDS, Program, missing
+from tests.examples.programs import COMMANDS, Program
 from tests.pictures import file_of, photo
 
 pytestmark = pytest.mark.slow
@@ -24,8 +24,6 @@ def stack(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stac
 @pytest.mark.parametrize("name", COMMANDS)
 def test_an_edit_and_a_refusal(stack: Stack, tmp_path: Path, name: str) -> None:
     """A picture of the source's size is there, or the worker's own words are."""
-    if lacks := missing(name):
-        pytest.skip(f"{name} needs {', '.join(lacks)}")
     source = photo(320, 240)
     url = stack.host.put(f"/{name}.png", file_of(source))
     done = Program(name, tmp_path, stack.api.base_url, url, "make it warm", str(tmp_path / "done.png"))
