@@ -389,7 +389,7 @@ def _cost(numbers: Numbers) -> Section:
     if cost.usd is not None:
         lines.append(_line("jobs' turns on the GPU", over.ends, over.usd, BLUE))
     label = f"Cost so far: of jobs {_usd(cost.usd)} in all, of workers {_usd(cost.whole_usd)}"
-    plots = [Plot("plot-cost", label, lines, {"yaxis": {**_titled("US dollars"), "rangemode": "tozero"}})]
+    plots = [Plot("plot-cost", label, lines, {"yaxis": _titled("US dollars")})]
     if priced := {name: one.usd for name, one in reversed(cost.operations.items()) if one.usd is not None}:
         names = [_broken(name) for name in priced]
         bars = [_bars("cost of jobs", list(priced.values()), names, BLUE, across=True)]
@@ -459,7 +459,7 @@ def _line(name: str, x: Sequence[Any], y: Sequence[Any], colour: str, dash: str 
         "x": x,
         "y": y,
         "line": {"color": colour, "dash": dash, "width": 2},
-        "marker": {"size": 4},
+        "marker": {"size": 4 if len(x) > 1 else 9},
     }
 
 
@@ -469,7 +469,7 @@ def _broken(name: str) -> str:
 
 
 def _titled(title: str) -> dict[str, Any]:
-    return {"title": {"text": title}}
+    return {"title": {"text": title}, "rangemode": "tozero"}
 
 
 def _high(bars: Sequence[object]) -> int:
