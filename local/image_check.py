@@ -181,6 +181,7 @@ def cached_by_runpod(model: Path, volume: Path) -> None:
     shutil.copytree(model, repository / "snapshots" / COMMIT)
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(COMMIT)
+    run("chmod", "-R", "a+rX", str(volume))
 
 
 def check(base_image: str | None, folder: Path) -> dict[str, Any]:

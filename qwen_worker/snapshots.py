@@ -106,7 +106,7 @@ def _listed(snapshot: Path) -> dict[str, int] | None:
 
 def _has_files(snapshot: Path, listed: dict[str, int], patterns: Sequence[str]) -> bool:
     sizes = {name: size for name, size in listed.items() if _matches(name, patterns)}
-    there = ((snapshot / name).is_file() and (snapshot / name).stat().st_size == sizes[name] for name in sizes)
+    there = (_is_readable(snapshot / name) and (snapshot / name).stat().st_size == sizes[name] for name in sizes)
     return bool(sizes) and all(there)
 
 
@@ -127,9 +127,14 @@ def _is_whole_part(part: Path) -> bool:
         return False
     if part.name in NETWORKS:
         needed = [part / "config.json", *weights(part)]
-        return len(needed) > 1 and all(file.is_file() for file in needed)
+        return len(needed) > 1 and all(map(_is_readable, needed))
     there = {file.name for file in part.iterdir()}
     return any(files <= there for files in SMALL_PARTS.get(part.name, [set()]))
+
+
+def _is_readable(file: Path) -> bool:
+    """Of a worker that is not root, another user may have kept it to himself."""
+    return file.is_file() and os.access(file, os.R_OK, effective_ids=True)
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
