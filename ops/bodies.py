@@ -7,6 +7,7 @@ import difflib
 import math
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from ops import gpu_pools
-from ops.options import ModelFrom, Said
+from ops.options import ImageName, ModelFrom, Said
 from ops.rest import DeployError
 from qwen_worker.settings import Settings
 
@@ -67,6 +68,10 @@ class _Told(Settings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return (init_settings,)
+
+
+# What a worker needs besides, where only its model is asked about.
+SOME_BUCKET = {"S3_ENDPOINT": "s3.example.com", "S3_BUCKET": "pictures"}
 
 
 def settings_of(env: Mapping[str, str]) -> Settings:
@@ -133,20 +138,30 @@ def _problem(name: str, value: str | None) -> str | None:
     return f"{name} is no variable of the worker" + (f": is it {near[0]}?" if near else "")
 
 
-def image(said: Said, current: str = "qwen-worker:latest") -> str:
+def image(said: ImageName, current: str = "qwen-worker:latest") -> str:
     """An image's name, of which every part that is not said stays as it is."""
-    place, slash, rest = current.rpartition("/")
-    name, mark, tag = rest.partition("@") if "@" in rest else rest.partition(":")
-    if said.registry is not None:
-        place, slash = said.registry.rstrip("/"), "/" if said.registry else ""
-    if said.tag:
-        mark, tag = ("@" if said.tag.startswith("sha256:") else ":"), said.tag
-    made = f"{place}{slash}{said.image_name or name}{mark or ':'}{tag or 'latest'}"
+    place, name, tag = parts(current)
+    place = place if said.registry is None else said.registry.rstrip("/")
+    tag = said.tag or tag or "latest"
+    mark = "@" if tag.startswith("sha256:") else ":"
+    made = f"{place}{'/' if place else ''}{said.image_name or name}{mark}{tag}"
     if not re.fullmatch(r"[a-z0-9][a-z0-9./_:-]*[a-z0-9]((:[\w.-]+)|(@sha256:[0-9a-f]{64}))", made):
         raise DeployError(
             f"{made} is no image's name, which is as in docker.io/you/qwen-worker:1.2.0, in small letters"
         )
     return made
+
+
+def names_image(said: ImageName) -> bool:
+    """Whether any part of an image's name is said."""
+    return bool(said.image_name or said.tag or said.registry is not None)
+
+
+def parts(name: str) -> tuple[str, str, str]:
+    """Registry, name and tag (or digest) of an image."""
+    place, _, rest = name.rpartition("/")
+    short, _, tag = rest.partition("@") if "@" in rest else rest.partition(":")
+    return place, short, tag
 
 
 def fields(said: Said) -> Body:
@@ -197,7 +212,9 @@ def to_create(said: Said, name: str) -> Body:
     else:
         made["gpu"]["pools"] = gpu_pools.defaults(settings)
     made.setdefault("disk", disk_gb(said, settings))
-    return {"name": name, "image": image(said), **made}
+    if "/" not in (pulled := image(said)):
+        raise DeployError(f"where do workers pull {pulled} from? Say --registry docker.io/you")
+    return {"name": name, "image": pulled, **made}
 
 
 def to_update(said: Said, current: Mapping[str, Any]) -> Body:
@@ -214,7 +231,7 @@ def to_update(said: Said, current: Mapping[str, Any]) -> Body:
         gpu_pools.refuse_unfit(pools, settings)
     if said.model_from and said.disk is None:
         wanted["disk"] = disk_gb(said, settings)
-    if said.image_name or said.tag or said.registry is not None:
+    if names_image(said):
         wanted["image"] = image(said, str(current.get("image", "")))
     if "minCudaVersion" in new.get("gpu", {}) and (current.get("gpu") or {}).get("allowedCudaVersions"):
         wanted["gpu"]["allowedCudaVersions"] = []  # RunPod takes one or the other
@@ -224,6 +241,20 @@ def to_update(said: Said, current: Mapping[str, Any]) -> Body:
         was = current.get("gpu") or {}
         changed["gpu"] = {name: value for name, value in changed["gpu"].items() if value != was.get(name)}
     return changed
+
+
+def to_show(said: Said) -> Body:
+    """As `to_update`, of an endpoint that nobody looked at: what is said. A PATCH repeats its other variables."""
+    body = fields(said)
+    if "env" in body:
+        body["env"] = {name: value for name, value in body["env"].items() if value is not None}
+        with suppress(ValueError, KeyError):
+            body["timeout"] = _milliseconds(float(body["env"][EXECUTION]))
+    if said.model_from not in {None, ModelFrom.DOWNLOAD}:
+        body.setdefault("disk", SMALL_DISK_GB)
+    if names_image(said):
+        body["image"] = image(said)
+    return body
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> Body:
@@ -239,8 +270,7 @@ def _settled(body: Body) -> Settings:
     """Make parts of a body agree that say the same thing, and return what the worker makes of it."""
     settings = settings_of(body["env"])
     seconds = settings.execution_timeout_seconds
-    # RunPod takes whole milliseconds; the worker ends its jobs earlier than that.
-    body["timeout"] = round(seconds * 1000)
+    body["timeout"] = _milliseconds(seconds)
     body["env"][EXECUTION] = str(int(seconds) if seconds.is_integer() else seconds)
     if body["scaling"]["type"] == "REQUEST_COUNT":
         body["workers"].pop("idleTimeout", None)
@@ -249,6 +279,11 @@ def _settled(body: Body) -> Settings:
     if body["workers"]["min"] > body["workers"]["max"]:
         raise DeployError("--workers-min is more than --workers-max")
     return settings
+
+
+def _milliseconds(seconds: float) -> int:
+    """As RunPod counts an endpoint's timeout."""
+    return round(seconds * 1000)
 
 
 def disk_gb(said: Said, settings: Settings) -> int:

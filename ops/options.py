@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 from typer import Option
 
-IMAGE, WHERE, SCALE = "Image", "Where it runs", "Scaling"
-T = TypeVar("T")
+IMAGE, BUILD, WHERE, SCALE = "Image", "Build", "Where it runs", "Scaling"
 
 
 class ModelFrom(StrEnum):
@@ -20,15 +19,44 @@ class ModelFrom(StrEnum):
     IMAGE = "image"
 
 
-@dataclass(frozen=True)
-class Said:
-    """Options of `create`, `update` and `up`. None, or empty: not said; `update` changes nothing of that."""
+class Engine(StrEnum):
+    """What builds images."""
 
-    image_name: Annotated[str | None, Option(help="as in qwen-worker", rich_help_panel=IMAGE)] = None
+    DOCKER = "docker"
+    PODMAN = "podman"
+    BUILDAH = "buildah"
+
+
+@dataclass(frozen=True)
+class ImageName:
+    """Parts of an image's name. None: as it was, or qwen-worker:latest."""
+
+    registry: Annotated[str | None, Option(help="as in docker.io/you or ghcr.io/you", rich_help_panel=IMAGE)] = None
+    image_name: Annotated[str | None, Option(help="qwen-worker", rich_help_panel=IMAGE)] = None
     tag: Annotated[
         str | None, Option(help="as in 1.2.0, or sha256:...; give each build one of its own", rich_help_panel=IMAGE)
     ] = None
-    registry: Annotated[str | None, Option(help="as in docker.io/you or ghcr.io/you", rich_help_panel=IMAGE)] = None
+
+
+@dataclass(frozen=True)
+class Built:
+    """How the image is built. None: as the Dockerfile has it."""
+
+    base_image: Annotated[str | None, Option(help="as in python@sha256:...", rich_help_panel=BUILD)] = None
+    bake_model: Annotated[bool, Option("--bake-model", help="the model in the image", rich_help_panel=BUILD)] = False
+    model_id: Annotated[str | None, Option(help="the model that is baked", rich_help_panel=BUILD)] = None
+    model_revision: Annotated[str | None, Option(help="its commit", rich_help_panel=BUILD)] = None
+    compiler: Annotated[bool, Option("--compiler", help="which COMPILE=1 needs", rich_help_panel=BUILD)] = False
+    run_as: Annotated[
+        str | None, Option(help="root, if workers download models onto a network volume", rich_help_panel=BUILD)
+    ] = None
+    engine: Annotated[Engine, Option(help="what builds and pushes", rich_help_panel=BUILD)] = Engine.DOCKER
+
+
+@dataclass(frozen=True)
+class Said(ImageName):
+    """Options of `create`, `update` and `up`. None, or empty: not said; `update` changes nothing of that."""
+
     registry_auth_id: Annotated[
         str | None, Option(help="id of a private registry's credentials at RunPod", rich_help_panel=IMAGE)
     ] = None
