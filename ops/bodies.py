@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from ops import gpu_pools
-from ops.options import ImageName, ModelFrom, Said
+from ops.options import ImageName, ModelFrom, Said, Variables
 from ops.rest import DeployError
 from qwen_worker.settings import Settings
 
@@ -96,7 +96,7 @@ def settings_of(env: Mapping[str, str]) -> Settings:
         raise DeployError("the worker would not start with these variables:\n" + "\n".join(problems)) from None
 
 
-def variables(said: Said) -> dict[str, str | None]:
+def variables(said: Variables) -> dict[str, str | None]:
     """The variables that are said; None: to be removed.
 
     Raises:

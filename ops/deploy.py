@@ -1,7 +1,7 @@
 """Bring the worker onto RunPod Serverless: python -m ops.deploy --help.
 
-Nothing is remembered on disk. An endpoint is named by --endpoint-id, by RUNPOD_ENDPOINT_ID, or by --name if only one has
-that name. What is for people goes to stderr where stdout is JSON.
+An endpoint is named by --endpoint-id, by RUNPOD_ENDPOINT_ID, or by --name if only one has that name: nothing is
+remembered on disk. RUNPOD_API_KEY is the API key. What is for people goes to stderr where stdout is JSON.
 """
 
 import functools
@@ -19,7 +19,7 @@ from typer import Option
 from ops import bodies, gpu_pools
 from ops import smoke as smoke_test
 from ops.build import build_command, push_command, run
-from ops.options import Built, Engine, ImageName, ModelFrom, Said
+from ops.options import Built, Engine, ImageName, ModelFrom, Said, Variables
 from ops.rest import Answer, DeployError, Jobs, Rest, key, path_of, rest_url
 from qwen_worker.cards import PRICES_AS_OF
 from qwen_worker.family import EDIT
@@ -48,7 +48,9 @@ def show(made: Any) -> None:
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """Make a command of a function. A parameter that is a dataclass stands for options that are its fields."""
     signature = inspect.signature(function, eval_str=True)
-    groups = {name: one.annotation for name, one in signature.parameters.items() if is_dataclass(one.annotation)}
+    groups: dict[str, type[Any]] = {
+        name: one.annotation for name, one in signature.parameters.items() if is_dataclass(one.annotation)
+    }
     fields = {name: list(inspect.signature(kind).parameters.values()) for name, kind in groups.items()}
 
     @functools.wraps(function)
@@ -116,18 +118,18 @@ def url(endpoint_id: str | None) -> str:
 
 
 @command
-def pools(said: Said, *, as_json: Json = False) -> None:
+def pools(said: Variables, *, as_json: Json = False) -> None:
     """Which pools of GPUs the model fits, what they cost, and which of them `create` takes."""
     env = bodies.SOME_BUCKET | {name: value for name, value in bodies.variables(said).items() if value}
     rows = gpu_pools.pools(bodies.settings_of(env))
     if as_json:
         show([vars(one) for one in rows])
         return
-    print(f"{'':2}{'pool':<15}{'profile':<16}{'USD/s':<10}cards")
+    print(f"{'':2}{'pool':<15}{'profile':<22}{'USD/s':<10}cards")
     for one in rows:
         price = "unknown" if one.usd_per_second is None else f"{one.usd_per_second:.5f}"
         profile = "/".join(one.profiles) if not one.problem else "does not fit"
-        print(f"{'* ' if one.default else '  '}{one.id:<15}{profile or 'unknown':<16}{price:<10}{', '.join(one.cards)}")
+        print(f"{'* ' if one.default else '  '}{one.id:<15}{profile or 'unknown':<22}{price:<10}{', '.join(one.cards)}")
     print(f"* is what `create` takes by itself. Prices are of a flex worker, as of {PRICES_AS_OF}.")
 
 
@@ -219,7 +221,8 @@ def up(
         built, said = baked(built, said)
     image = bodies.image(said)
     # With a name for the image and its tag, `update` has the endpoint pull what is pushed here.
-    said = replace(said, **dict(zip(("registry", "image_name", "tag"), bodies.parts(image), strict=True)))
+    registry, image_name, tag = bodies.parts(image)
+    said = replace(said, registry=registry, image_name=image_name, tag=tag)
     building = [] if skip_build else [build_command(built, image)]
     pushing = [] if skip_build or build_only else [push_command(built.engine, image)]
     if dry_run:
@@ -301,7 +304,7 @@ def smoke(
     """Do three edits on the endpoint, look at their results, and tell their times and costs."""
     rest = Rest(key())
     endpoint_id = endpoint_id or found(rest, None, name)["id"]
-    edits = smoke_test.smoke(Jobs(endpoint_id, key()), rest, endpoint_id, timeout, tell)
+    edits = smoke_test.smoke(Jobs(endpoint_id, key()), rest, endpoint_id, timeout, tell if as_json else print)
     if as_json:
         show(smoke_test.as_json(edits))
     tell(f"{len(edits)} edits are as they must be")

@@ -50,16 +50,13 @@ class Built:
     run_as: Annotated[
         str | None, Option(help="root, if workers download models onto a network volume", rich_help_panel=BUILD)
     ] = None
-    engine: Annotated[Engine, Option(help="what builds and pushes", rich_help_panel=BUILD)] = Engine.DOCKER
+    engine: Annotated[Engine, Option(help="that builds and pushes", rich_help_panel=BUILD)] = Engine.DOCKER
 
 
 @dataclass(frozen=True)
-class Said(ImageName):
-    """Options of `create`, `update` and `up`. None, or empty: not said; `update` changes nothing of that."""
+class Variables:
+    """Of the worker."""
 
-    registry_auth_id: Annotated[
-        str | None, Option(help="id of a private registry's credentials at RunPod", rich_help_panel=IMAGE)
-    ] = None
     env: Annotated[list[str] | None, Option(help="KEY=VALUE, a variable of the worker; repeat it")] = None
     env_file: Annotated[
         list[Path] | None,
@@ -71,6 +68,15 @@ class Said(ImageName):
         Option(help="KEY=NAME: the value of KEY is RunPod's secret NAME. S3_ACCESS_KEY and S3_SECRET_KEY: by default "
                     "the secrets of these names"),
     ] = None  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Said(Variables, ImageName):
+    """Options of `create`, `update` and `up`. None, or empty: not said; `update` changes nothing of that."""
+
+    registry_auth_id: Annotated[
+        str | None, Option(help="id of a private registry's credentials at RunPod", rich_help_panel=IMAGE)
+    ] = None
     gpu_pool: Annotated[
         list[str] | None,
         Option(help="repeat it; default: all on which the model fits as PROFILE says", rich_help_panel=WHERE),

@@ -1,8 +1,7 @@
-"""Three edits on a live endpoint, of which each is looked at: does it work, how long does it take, what does it cost?"""
+"""Three edits on a live endpoint: whether each result is as it must be, how long it takes, and what it costs."""
 
 import base64
 import hashlib
-import random
 import secrets
 import time
 from collections.abc import Callable
@@ -54,8 +53,7 @@ class Edit:
 def picture() -> tuple[bytes, bytes]:
     """A sky, a circle and a ground in colours that nobody has asked for before: the PNG file, and its pixels."""
     width, height = SIZE
-    drawn = random.Random(secrets.token_bytes(16))
-    sky, circle, ground = (bytes(drawn.randrange(40, 216) for _ in range(3)) for _ in range(3))
+    sky, circle, ground = (bytes(40 + secrets.randbelow(176) for _ in range(3)) for _ in range(3))
     radius = height // 5
 
     def colour(x: int, y: int) -> bytes:
@@ -82,9 +80,7 @@ def smoke(jobs: Jobs, rest: Rest | None, endpoint_id: str, timeout_s: float, tel
     """
     workers = jobs.health().get("workers") or {}
     warm = sum(int(workers.get(state) or 0) for state in ("ready", "idle", "running"))
-    tell(
-        "a worker is warm already: no start is seen" if warm else "no worker is up: the first edit waits for its start"
-    )
+    tell("a worker is warm already: no start is seen" if warm else "no worker is up: the first edit waits for one")
     made = []
     for number in range(EDITS):
         which = "warm" if number or warm else "cold"
