@@ -48,9 +48,8 @@ def show(made: Any) -> None:
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """Make a command of a function. A parameter that is a dataclass stands for options that are its fields."""
     signature = inspect.signature(function, eval_str=True)
-    groups: dict[str, type[Any]] = {
-        name: one.annotation for name, one in signature.parameters.items() if is_dataclass(one.annotation)
-    }
+    kinds: dict[str, Any] = {name: one.annotation for name, one in signature.parameters.items()}
+    groups = {name: kind for name, kind in kinds.items() if is_dataclass(kind)}
     fields = {name: list(inspect.signature(kind).parameters.values()) for name, kind in groups.items()}
 
     @functools.wraps(function)

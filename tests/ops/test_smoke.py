@@ -1,0 +1,194 @@
+"""Three edits on an endpoint, and what is said of endpoints that do not do them."""
+
+import io
+import itertools
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from local.runpod_api import ENDPOINT, LocalRunPod
+from local.runpod_rest import KEY, LocalRest
+from local.stack import Stack
+from local.web import ImageHost
+from ops import png
+from tests.ops.conftest import Done, deployed
+from tests.ops.retouching import WORKER, Retoucher
+
+GPU = "NVIDIA A100-SXM4-80GB"
+SMOKE = ("smoke", "--timeout", "20")
+
+
+@pytest.fixture
+def jobs(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalRunPod]:
+    """The job API, which the commands of this test talk to."""
+    with LocalRunPod() as api:
+        monkeypatch.setenv("RUNPOD_ENDPOINT_BASE_URL", api.base_url)
+        yield api
+
+
+def worker(**more: Any) -> dict[str, Any]:
+    return {"id": WORKER, "status": "IDLE", "isStale": False, "gpuCount": 1, "gpuTypeId": GPU, "uptimeSeconds": 9,
+            **more}  # fmt: skip
+
+
+@pytest.fixture
+def smoked(
+    rest: LocalRest, made: Callable[..., str], jobs: LocalRunPod, host: ImageHost
+) -> Callable[..., tuple[Done, list[dict[str, Any]]]]:
+    """Runs `smoke` against a worker that has something wrong with it; what came of it, and what it was asked."""
+    endpoint_id = made()
+    rest.workers[endpoint_id] = [worker()]
+
+    def run(*arguments: str, wrong: str = "") -> tuple[Done, list[dict[str, Any]]]:
+        with Retoucher(jobs, host, endpoint_id, wrong) as retoucher:
+            return deployed(*SMOKE, *arguments), retoucher.asked
+
+    return run
+
+
+def test_three_edits_are_timed_and_priced(
+    smoked: Callable[..., tuple[Done, list[dict[str, Any]]]], jobs: LocalRunPod
+) -> None:
+    """One cold and two warm ones; each asks for something that was never asked before."""
+    jobs.ready = 0
+    done, asked = smoked("--json")
+
+    assert done.code == 0, done.err
+    edits = done.json["edits"]
+    assert [edit["which"] for edit in edits] == ["cold", "warm", "warm"]
+    for edit in edits:
+        assert edit["wall_ms"] >= edit["execution_ms"] >= 0
+        assert edit["delay_ms"] >= 0
+        assert edit["timings_ms"]["edit"] == 12
+        assert (edit["worker"], edit["gpu"], edit["usd_told"]) == (WORKER, GPU, 0.00123)
+        assert edit["usd"] == pytest.approx(edit["execution_ms"] / 1000 * 0.00076) or not edit["execution_ms"]
+    for field in ("prompt", "seed", "image_url"):
+        assert len({one[field] for one in asked}) == 3
+    assert "no worker is up" in done.err
+
+
+def test_it_is_told_to_people(smoked: Callable[..., tuple[Done, list[dict[str, Any]]]]) -> None:
+    """A line an edit."""
+    done, _ = smoked()
+
+    lines = done.out.splitlines()
+    assert lines[0] == "a worker is warm already: no start is seen"
+    assert len(lines) == 4
+    assert f"on {GPU}; of it edit 0.01 s; costs $0.00123 by the worker" in lines[1]
+    assert done.err == "3 edits are as they must be\n"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("failed", "is FAILED: ModelError: out of memory"),
+        ("another worker", "is this endpoint this worker?"),
+        ("unchanged", "is its source: nothing was edited"),
+        ("bytes", "leads to other bytes than the worker wrote"),
+        ("format", "it is no PNG file"),
+        ("size", "has 64 x 64 pixels, its source 256 x 192"),
+        ("link", "answers 404: are S3_ENDPOINT"),
+        ("reused", "reused an earlier result"),
+    ],
+)
+def test_what_is_wrong_is_told(smoked: Callable[..., tuple[Done, list[dict[str, Any]]]], wrong: str, said: str) -> None:
+    """In a sentence, with exit code 1, at the first edit that shows it."""
+    done, asked = smoked(wrong=wrong)
+
+    assert done.code == 1
+    assert said in done.err
+    assert len(asked) == 1
+
+
+def test_a_job_that_nobody_takes_is_cancelled(made: Callable[..., str], jobs: LocalRunPod) -> None:
+    """After the time that was said."""
+    made()
+
+    done = deployed("smoke", "--timeout", "1")
+
+    assert "is still IN_QUEUE after 1 s and was cancelled" in done.err
+    assert [job.status for job in jobs.jobs.values()] == ["CANCELLED"]
+
+
+def test_status_tells_all(rest: LocalRest, made: Callable[..., str], jobs: LocalRunPod) -> None:
+    """The endpoint, its workers, its releases and its queue."""
+    endpoint_id = made()
+    rest.workers[endpoint_id] = [worker(isStale=True)]
+    deployed("update", "--tag", "2")
+
+    people, programs = deployed("status"), deployed("status", "--json")
+
+    for part in (
+        f"qwen-image-edit ({endpoint_id}) runs docker.io/you/qwen-worker:2 on AMPERE_80",
+        "workers: 0 to 3; timeout 600 s; FlashBoot FLASHBOOT",
+        "jobs: 0 inQueue",
+        f"{WORKER}: IDLE on {GPU}, up 9 s, of an older release",
+        "release 2 of 2026-11-21T12:00:00Z: image",
+        "release 1 of 2026-11-21T12:00:00Z: as made",
+    ):
+        assert part in people.out
+    assert set(programs.json) >= {"endpoint", "workers", "summary", "releases", "rollout", "health"}
+
+
+def test_logs_are_lines_of_json(rest: LocalRest, made: Callable[..., str]) -> None:
+    """What a worker wrote cannot move the terminal of whoever reads it."""
+    endpoint_id = made()
+    assert "no worker is up" in deployed("logs").err
+    rest.workers[endpoint_id] = [worker()]
+    rest.lines, rest.breaks = ["\x1b[2Jloading", "ready"], True
+
+    done = deployed("logs", "--tail", "2")
+
+    assert "\x1b" not in done.out
+    assert done.out.splitlines()[1] == (
+        '{"worker": "w1", "source": "container", "line": "ready", "ts": "2026-11-21T12:00:00Z"}'
+    )
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA"])
+def test_pngs_are_read_as_others_read_them(mode: str) -> None:
+    """With every filter, of every kind of 8-bit pixel."""
+    noise = random.Random(7)
+    picture = Image.frombytes("RGB", (33, 17), bytes(noise.randrange(256) for _ in range(33 * 17 * 3)))
+    smooth = Image.linear_gradient("L").resize((33, 17)).convert("RGB")
+    for one in (picture.convert(mode), Image.blend(picture, smooth, 0.9).convert(mode)):
+        buffer = io.BytesIO()
+        one.save(buffer, "PNG")
+        assert png.read(buffer.getvalue()) == (33, 17, one.convert("RGB").tobytes())
+
+
+def test_each_filter_of_png_is_undone() -> None:
+    """Rows as an encoder of any choice writes them."""
+    noise = random.Random(8)
+    rgb = bytes(noise.randrange(256) for _ in range(4 * 5 * 3))
+    file = png.written(4, 5, rgb)
+    assert png.read(file) == (4, 5, rgb)
+    assert Image.open(io.BytesIO(file)).convert("RGB").tobytes() == rgb
+
+
+@pytest.mark.parametrize("cut", [10, 50, 100])
+def test_damaged_pngs_are_refused(cut: int) -> None:
+    """One that is cut off, and one of which a byte is another."""
+    file = png.written(8, 8, bytes(range(192)))
+
+    for wrong in (file[:cut], file[:cut] + bytes([file[cut] ^ 1]) + file[cut + 1 :]):
+        with pytest.raises(ValueError, match="."):
+            png.read(wrong)
+
+
+@pytest.mark.slow
+def test_the_true_worker_passes(rest: LocalRest, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RunPod's loop, a bucket and the true pipeline with tiny weights."""
+    with Stack(tmp_path, model=tiny) as stack:
+        monkeypatch.setenv("RUNPOD_ENDPOINT_BASE_URL", stack.api.base_url)
+
+        done = deployed("smoke", "--endpoint-id", ENDPOINT, "--timeout", "60", "--json")
+
+    assert done.code == 0, done.err
+    for before, after in itertools.pairwise(done.json["edits"]):
+        assert before["worker"] == after["worker"]
+    assert KEY not in done.out + done.err
