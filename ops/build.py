@@ -3,13 +3,13 @@
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from ops.options import Built, Engine
 from ops.rest import DeployError
 
+STDERR = 2
 ROOT = Path(__file__).parent.parent
 
 
@@ -49,6 +49,6 @@ def run(command: Sequence[str]) -> None:
         raise DeployError(f"there is no {command[0]} here: install it, or say --engine with another one")
     # Docker takes build secrets only by its newer builder.
     environment = {**os.environ, "DOCKER_BUILDKIT": "1"}
-    done = subprocess.run(command, stdout=sys.stderr, env=environment, check=False)
+    done = subprocess.run(command, stdout=STDERR, env=environment, check=False)
     if done.returncode:
         raise DeployError(f"`{command[0]} {command[1]}` failed with exit code {done.returncode}: it says why above")

@@ -297,7 +297,7 @@ def smoke(
     *,
     endpoint_id: EndpointId = None,
     name: Name = NAME,
-    timeout: Annotated[float, Option(help="seconds for each edit, with the start of its worker", min=1)] = 1800,
+    timeout: Annotated[float, Option(help="seconds for each edit, with the start of its worker", min=0.1)] = 1800,
     as_json: Json = False,
 ) -> None:
     """Do three edits on the endpoint, look at their results, and tell their times and costs."""

@@ -16,7 +16,8 @@ from qwen_worker import cards
 
 EDITS = 3  # one that may wait for a worker to start, and two that find it warm
 SIZE = (256, 192)
-POLL_S = 0.5
+POLL_S = 0.05  # at first; an edit takes seconds, a start minutes
+LONGEST_POLL_S = 2.0
 LINK_S = 60
 LARGEST = 50_000_000  # bytes of a result
 FINAL = {"COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT"}
@@ -102,14 +103,16 @@ def _edit(
             "output_format": "png",
         }
     )
+    pause = POLL_S
     while (job := jobs.status(job_id)).get("status") not in FINAL:
         if time.monotonic() - started > timeout_s:
             jobs.cancel(job_id)
             raise DeployError(
-                f"job {job_id} is still {job.get('status')} after {timeout_s:.0f} s and was cancelled: `status` tells "
+                f"job {job_id} is still {job.get('status')} after {timeout_s:g} s and was cancelled: `status` tells "
                 "whether workers are throttled or unhealthy, `logs` why"
             )
-        time.sleep(POLL_S)
+        time.sleep(pause)
+        pause = min(LONGEST_POLL_S, 1.5 * pause)
     wall_ms = round((time.monotonic() - started) * 1000)
     if job["status"] != "COMPLETED":
         raise DeployError(f"job {job_id} is {job['status']}: {job.get('error') or 'without a word'}; see `logs`")
@@ -135,7 +138,7 @@ def _edit(
         worker=job.get("workerId"),
         gpu=gpu,
         usd_told=meta.get("cost_usd"),
-        usd=execution / 1000 * price if execution and price else None,
+        usd=execution / 1000 * price if price and execution is not None else None,
     )
 
 

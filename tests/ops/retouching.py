@@ -21,12 +21,10 @@ class Retoucher:
 
     Attributes:
         wrong: changes its answers: see `_answer`.
-        asked: the inputs of its jobs.
     """
 
-    def __init__(self, api: LocalRunPod, host: ImageHost, endpoint_id: str, wrong: str = "") -> None:
-        self.wrong = wrong
-        self.asked: list[dict[str, Any]] = []
+    def __init__(self, api: LocalRunPod, host: ImageHost, endpoint_id: str) -> None:
+        self.wrong = ""
         self._host = host
         self._url = f"{api.base_url}/{endpoint_id}"
         self._ended = threading.Event()
@@ -46,7 +44,6 @@ class Retoucher:
                 took = session.get(f"{self._url}/job-take/{WORKER}?job_in_progress=0", timeout=30)
                 if took.status_code == requests.codes.ok and not self._ended.is_set():
                     job = took.json()
-                    self.asked.append(job["input"])
                     done = f"{self._url}/job-done/{WORKER}/{job['id']}"
                     session.post(done, json=self._answer(job["id"], job["input"]), timeout=30)
 

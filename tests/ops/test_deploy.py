@@ -1,7 +1,7 @@
 """`python -m ops.deploy`, as a person uses it."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ exit "${ENGINE_CODE:-0}"
 
 
 @pytest.fixture
-def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[str]]]:
+def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
     """A stand-in of docker, podman and buildah, and what it was asked."""
     folder = tmp_path / "bin"
     folder.mkdir()
@@ -29,7 +29,7 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
     log = tmp_path / "engine.log"
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
     monkeypatch.setenv("ENGINE_LOG", str(log))
-    yield lambda: [line.removeprefix(f"{folder}/") for line in log.read_text().splitlines()] if log.exists() else []
+    return lambda: [line.removeprefix(f"{folder}/") for line in log.read_text().splitlines()] if log.exists() else []
 
 
 def the_patch(rest: LocalRest) -> Any:
@@ -38,9 +38,9 @@ def the_patch(rest: LocalRest) -> Any:
     return body
 
 
-def test_it_runs_as_a_module() -> None:
+def test_help_names_the_commands() -> None:
     """Its help names every command, and needs neither key nor network."""
-    done = as_a_process("--help")
+    done = deployed("--help")
 
     assert done.code == 0
     for name in ("pools", "build", "push", "create", "update", "up", "status", "smoke", "logs", "destroy"):
@@ -98,10 +98,10 @@ def test_only_what_is_said_changes(rest: LocalRest, made: Callable[..., str]) ->
     workers = {"min": 0, "max": 1, "idleTimeout": 5}
     assert the_patch(rest) == {"image": "docker.io/you/qwen-worker:2", "env": after, "workers": workers}
     assert done.err.splitlines() == [
+        "image: docker.io/you/qwen-worker:latest -> docker.io/you/qwen-worker:2",
         "env.WARMUP: 0 -> none",
         "env.LOG_LEVEL: none -> DEBUG",
         "workers.max: 3 -> 1",
-        "image: docker.io/you/qwen-worker:latest -> docker.io/you/qwen-worker:2",
     ]
 
 
@@ -155,12 +155,12 @@ def test_a_change_that_would_end_workers_is_refused(rest: LocalRest, made: Calla
 def test_a_secret_that_stood_there_is_not_shown(rest: LocalRest, made: Callable[..., str]) -> None:
     """An endpoint that was made by hand may have one; with a reference in its place it is gone."""
     endpoint_id = made()
-    rest.endpoints[endpoint_id]["env"]["S3_SECRET_KEY"] = "K005plainvalue"  # pragma: allowlist secret
+    rest.endpoints[endpoint_id]["env"]["S3_SECRET_KEY"] = "plain-value"  # noqa: S105
 
     done = deployed("update", "--secret", "S3_SECRET_KEY=b2")
 
     assert "env.S3_SECRET_KEY: (a secret) -> {{ RUNPOD_SECRET_b2 }}" in done.err
-    assert "K005plainvalue" not in done.out + done.err
+    assert "plain-value" not in done.out + done.err
 
 
 def test_cuda_is_a_floor_or_a_set(rest: LocalRest, made: Callable[..., str]) -> None:
@@ -191,9 +191,8 @@ def test_deletion_asks(rest: LocalRest, made: Callable[..., str]) -> None:
     endpoint_id = made("--network-volume", "v1")
 
     no = as_a_process("destroy", more=rest.environment, said="n\n")
-    nobody = as_a_process("destroy", more=rest.environment)
 
-    assert (no.code, nobody.code) == (1, 1)
+    assert no.code == 1
     assert f"Delete qwen-image-edit ({endpoint_id})" in no.err
     assert list(rest.endpoints) == [endpoint_id]
     assert "its network volume stays and is paid for: v1" in deployed("destroy", "--yes").err
@@ -218,10 +217,13 @@ def test_an_image_is_built_and_pushed(engine: Callable[[], list[str]], monkeypat
 
     assert (built.code, built.out, pushed.code) == (0, "", 0)
     assert engine() == [
-        "docker build --platform linux/amd64 --tag docker.io/you/qwen-worker:1 --build-arg BASE_IMAGE=python:3.12-slim "
-        "--build-arg BAKE_MODEL=1 --build-arg MODEL_ID=Qwen/Qwen-Image-Edit --build-arg MODEL_REVISION=c0 "
-        "--build-arg COMPILER=1 --build-arg RUN_AS=root --secret id=HF_TOKEN,env=HF_TOKEN "
-        f"{ROOT} token=a-token",
+        (
+            "docker build --platform linux/amd64 --tag docker.io/you/qwen-worker:1 "
+            "--build-arg BASE_IMAGE=python:3.12-slim "
+            "--build-arg BAKE_MODEL=1 --build-arg MODEL_ID=Qwen/Qwen-Image-Edit --build-arg MODEL_REVISION=c0 "
+            "--build-arg COMPILER=1 --build-arg RUN_AS=root --secret id=HF_TOKEN,env=HF_TOKEN "
+            f"{ROOT} token=a-token"
+        ),
         "buildah push docker.io/you/qwen-worker:1 token=a-token",
     ]
 
