@@ -128,7 +128,13 @@ class LocalRest:
         if refused := problems("CreateEndpointRequest", body) or _conflicts(body):
             return _problem(422, "Unprocessable Entity", "Request validation failed.", refused)
         endpoint_id = f"ep{len(self.requests)}"
-        made = {"registry": None, "dataCenterIds": [], "networkVolumes": [], "flashboot": "OFF", "timeout": 300000}
+        made: dict[str, Any] = {
+            "registry": None,
+            "dataCenterIds": [],
+            "networkVolumes": [],
+            "flashboot": "OFF",
+            "timeout": 300000,
+        }
         made |= {"id": endpoint_id, "createdAt": CREATED, **body}
         made["gpu"] = {"allowedCudaVersions": [], "minCudaVersion": None, **body["gpu"]}
         self.endpoints[endpoint_id] = made

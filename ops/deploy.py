@@ -9,8 +9,8 @@ import inspect
 import json
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import is_dataclass, replace
+from threading import Thread
 from typing import Annotated, Any
 
 import typer
@@ -49,7 +49,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     """Make a command of a function. A parameter that is a dataclass stands for options that are its fields."""
     signature = inspect.signature(function, eval_str=True)
     kinds: dict[str, Any] = {name: one.annotation for name, one in signature.parameters.items()}
-    groups = {name: kind for name, kind in kinds.items() if is_dataclass(kind)}
+    groups: dict[str, Any] = {name: kind for name, kind in kinds.items() if is_dataclass(kind)}
     fields = {name: list(inspect.signature(kind).parameters.values()) for name, kind in groups.items()}
 
     @functools.wraps(function)
@@ -330,12 +330,22 @@ def logs(
             # As JSON: a log line may have anything in it, also what a terminal obeys.
             print(json.dumps({"worker": one, **event}), flush=True)
 
-    if follow:
-        with ThreadPoolExecutor(len(ids)) as pool:
-            list(pool.map(told, ids))
-    else:
+    def followed(one: str) -> None:
+        try:
+            told(one)
+        except DeployError as error:  # one that has ended
+            tell(str(error))
+
+    if not follow:
         for one in ids:
             told(one)
+        return
+    # Daemons: Ctrl-C waits for none of them.
+    threads = [Thread(target=followed, args=(one,), daemon=True) for one in ids]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 @command

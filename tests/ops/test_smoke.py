@@ -2,7 +2,12 @@
 
 import io
 import itertools
+import json
+import os
 import random
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,10 +15,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from local import children
 from local.runpod_api import ENDPOINT, LocalRunPod
 from local.runpod_rest import KEY, LocalRest
 from local.stack import Stack
 from local.web import ImageHost
+from local.worker import ROOT
 from ops import png
 from tests.ops.conftest import Done, deployed
 from tests.ops.retouching import WORKER, Retoucher
@@ -145,6 +152,28 @@ def test_logs_are_lines_of_json(rest: LocalRest, made: Callable[..., str]) -> No
     )
 
 
+@pytest.mark.slow
+def test_logs_are_followed_until_ctrl_c(rest: LocalRest, made: Callable[..., str]) -> None:
+    """New lines come when there are some, also where RunPod ends the stream; a signal ends it at once."""
+    endpoint_id = made()
+    rest.workers[endpoint_id] = [worker(), worker(id="w2")]
+    rest.breaks = True
+    with children.start(
+        [sys.executable, "-m", "ops.deploy", "logs", "--follow"], {**os.environ}, cwd=ROOT, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout
+        first = [json.loads(process.stdout.readline()) for _ in range(4)]
+        rest.lines.append("job done")
+        then = [json.loads(process.stdout.readline()) for _ in range(2)]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(5) != 0
+
+    assert {(one["worker"], one["line"]) for one in first} == {
+        (name, line) for name in ("w1", "w2") for line in ("loading", "worker ready")
+    }
+    assert {(one["worker"], one["line"]) for one in then} == {("w1", "job done"), ("w2", "job done")}
+
+
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA"])
 def test_pngs_are_read_as_others_read_them(mode: str) -> None:
     """With every filter, of every kind of 8-bit pixel."""
@@ -179,7 +208,7 @@ def test_damaged_pngs_are_refused(cut: int) -> None:
 @pytest.mark.slow
 def test_the_true_worker_passes(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """RunPod's loop, a bucket and the true pipeline with tiny weights."""
-    with Stack(tmp_path, model=tiny) as stack:
+    with Stack(tmp_path, model=tiny, more={"MAX_INFERENCE_STEPS": "2"}) as stack:
         monkeypatch.setenv("RUNPOD_ENDPOINT_BASE_URL", stack.api.base_url)
         monkeypatch.setenv("RUNPOD_API_KEY", KEY)
         monkeypatch.setenv("RUNPOD_REST_URL", "http://127.0.0.1:9")  # cards are told by nobody
