@@ -327,8 +327,8 @@ def logs(
 
     def told(one: str) -> None:
         for event in Rest(key()).log(endpoint_id, one, tail, QUIET_S, follow=follow):
-            # As JSON: a log line may have anything in it, also what a terminal obeys.
-            print(json.dumps({"worker": one, **event}), flush=True)
+            # As JSON: a log line may have anything in it, also what a terminal obeys. With its end: others write too.
+            print(json.dumps({"worker": one, **event}) + "\n", end="", flush=True)
 
     def followed(one: str) -> None:
         try:

@@ -3,7 +3,6 @@
 import io
 import itertools
 import json
-import os
 import random
 import signal
 import subprocess
@@ -15,7 +14,6 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from local import children
 from local.runpod_api import ENDPOINT, LocalRunPod
 from local.runpod_rest import KEY, LocalRest
 from local.stack import Stack
@@ -158,15 +156,18 @@ def test_logs_are_followed_until_ctrl_c(rest: LocalRest, made: Callable[..., str
     endpoint_id = made()
     rest.workers[endpoint_id] = [worker(), worker(id="w2")]
     rest.breaks = True
-    with children.start(
-        [sys.executable, "-m", "ops.deploy", "logs", "--follow"], {**os.environ}, cwd=ROOT, stdout=subprocess.PIPE
-    ) as process:
+    command = [sys.executable, "-m", "ops.deploy", "logs", "--follow"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
         assert process.stdout
         first = [json.loads(process.stdout.readline()) for _ in range(4)]
         rest.lines.append("job done")
         then = [json.loads(process.stdout.readline()) for _ in range(2)]
         process.send_signal(signal.SIGINT)
-        assert process.wait(5) != 0
+        assert process.wait(10) == 130
+    finally:
+        process.kill()
+        process.communicate()
 
     assert {(one["worker"], one["line"]) for one in first} == {
         (name, line) for name in ("w1", "w2") for line in ("loading", "worker ready")
