@@ -32,6 +32,7 @@ def test_an_endpoint_lives_and_ends(rest: LocalRest) -> None:
     assert {one.headers["Authorization"] for one in rest.requests} == {f"Bearer {KEY}"}
 
 
+@pytest.mark.slow
 def test_a_busy_api_is_waited_for(rest: LocalRest) -> None:
     """As long as Retry-After says, whatever is asked: nothing was done yet."""
     rest.fault = Fault(status=429, headers={"Retry-After": "1"}, times=1)
