@@ -73,6 +73,7 @@ class LocalRunPod:
         take_fault: befalls questions for jobs; `stop_fault` those for stops, `done_fault` final answers.
         deform: makes something else of the jobs that are handed out.
         body_delay_s: between the head of an answer with jobs and the jobs.
+        ready: workers that `health` tells of.
         way_s: that every request of the worker's takes to get here.
     """
 
@@ -89,6 +90,7 @@ class LocalRunPod:
         self.deform: Callable[[list[dict[str, Any]]], Any] | None = None
         self.body_delay_s = 0.0
         self.way_s = 0.0
+        self.ready = 1
         self._stops: list[str] = []
         self._loop = asyncio.new_event_loop()
         self._changed = asyncio.Condition()
@@ -283,7 +285,7 @@ class LocalRunPod:
             "completed": states.count("COMPLETED"),
             "failed": states.count("FAILED"),
         }
-        return web.json_response({"jobs": counts, "workers": {"ready": 1}})
+        return web.json_response({"jobs": counts, "workers": {"ready": self.ready}})
 
     # --- both
 

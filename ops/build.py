@@ -1,0 +1,54 @@
+"""The commands that build the image and bring it to a registry."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from ops.options import Built, Engine
+from ops.rest import DeployError
+
+STDERR = 2
+ROOT = Path(__file__).parent.parent
+
+
+def build_command(built: Built, image: str) -> list[str]:
+    """How the image is built; the Hugging Face token of this shell goes in as a secret, of which nothing stays."""
+    arguments = {
+        "BASE_IMAGE": built.base_image,
+        "BAKE_MODEL": "1" if built.bake_model else None,
+        "MODEL_ID": built.model_id,
+        "MODEL_REVISION": built.model_revision,
+        "COMPILER": "1" if built.compiler else None,
+        "RUN_AS": built.run_as,
+    }
+    given = [part for name, value in arguments.items() if value for part in ("--build-arg", f"{name}={value}")]
+    token = ["--secret", "id=HF_TOKEN,env=HF_TOKEN"] if os.environ.get("HF_TOKEN") else []
+    return [built.engine, "build", "--platform", "linux/amd64", "--tag", image, *given, *token, str(ROOT)]
+
+
+def push_command(engine: Engine, image: str) -> list[str]:
+    """How it is pushed.
+
+    Raises:
+        DeployError: its name has no registry in it.
+    """
+    if "/" not in image:
+        raise DeployError(f"where is {image} to be pushed to? Say --registry docker.io/you, and log in there first")
+    return [engine, "push", image]
+
+
+def run(command: Sequence[str]) -> None:
+    """Run one of them; what it prints goes to stderr.
+
+    Raises:
+        DeployError: it is not there, or failed.
+    """
+    if not shutil.which(command[0]):
+        raise DeployError(f"there is no {command[0]} here: install it, or say --engine with another one")
+    # Docker takes build secrets only by its newer builder.
+    environment = {**os.environ, "DOCKER_BUILDKIT": "1"}
+    done = subprocess.run(command, stdout=STDERR, env=environment, check=False)
+    if done.returncode:
+        raise DeployError(f"`{command[0]} {command[1]}` failed with exit code {done.returncode}: it says why above")

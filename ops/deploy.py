@@ -1,0 +1,374 @@
+"""Bring the worker onto RunPod Serverless: python -m ops.deploy --help.
+
+An endpoint is named by --endpoint-id, by RUNPOD_ENDPOINT_ID, or by --name if only one has that name: nothing is
+remembered on disk. RUNPOD_API_KEY is the API key. What is for people goes to stderr where stdout is JSON.
+"""
+
+import functools
+import inspect
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import is_dataclass, replace
+from threading import Thread
+from typing import Annotated, Any
+
+import typer
+from typer import Option
+
+from ops import bodies, gpu_pools
+from ops import smoke as smoke_test
+from ops.build import build_command, push_command, run
+from ops.options import Built, Engine, ImageName, ModelFrom, Said, Variables
+from ops.rest import Answer, DeployError, Jobs, Rest, key, path_of, rest_url
+from qwen_worker.cards import PRICES_AS_OF
+from qwen_worker.family import EDIT
+
+NAME = "qwen-image-edit"
+QUIET_S = 3.0  # without a line, what a log has is told
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+EndpointId = Annotated[str | None, Option(envvar="RUNPOD_ENDPOINT_ID", help="of the endpoint")]
+Name = Annotated[str, Option(help="of the endpoint, which is looked for by it without --endpoint-id")]
+DryRun = Annotated[bool, Option("--dry-run", help="print as JSON what would be sent or run, and do nothing")]
+Json = Annotated[bool, Option("--json", help="for programs")]
+
+
+def tell(line: str) -> None:
+    """Something for people, beside what is for programs."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def show(made: Any) -> None:
+    """Something for programs."""
+    print(json.dumps(made, indent=2))
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Make a command of a function. A parameter that is a dataclass stands for options that are its fields."""
+    signature = inspect.signature(function, eval_str=True)
+    kinds: dict[str, Any] = {name: one.annotation for name, one in signature.parameters.items()}
+    groups: dict[str, Any] = {name: kind for name, kind in kinds.items() if is_dataclass(kind)}
+    fields = {name: list(inspect.signature(kind).parameters.values()) for name, kind in groups.items()}
+
+    @functools.wraps(function)
+    def called(**given: Any) -> None:
+        for name, kind in groups.items():
+            given[name] = kind(**{one.name: given.pop(one.name) for one in fields[name]})
+        try:
+            function(**given)
+        except DeployError as error:
+            tell(str(error))
+            raise typer.Exit(1) from None
+        except KeyError as error:
+            tell(f"RunPod's answer lacks {error}: it is not as published")
+            raise typer.Exit(1) from None
+
+    own = [one for name, one in signature.parameters.items() if name not in groups]
+    parameters = [one for group in fields.values() for one in group]
+    called.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in (*own, *parameters)]
+    )
+    return app.command()(called)
+
+
+# --- which endpoint
+
+
+def found(rest: Rest, endpoint_id: str | None, name: str) -> Answer:
+    """The endpoint that is meant.
+
+    Raises:
+        DeployError: there is none, or several have the name.
+    """
+    if endpoint_id:
+        return rest.endpoint(endpoint_id)
+    named = of_name(rest, name)
+    if not named:
+        raise DeployError(f"there is no endpoint named {name}: make one with `create`, or say --endpoint-id or --name")
+    return rest.endpoint(named["id"])
+
+
+def of_name(rest: Rest, name: str) -> Answer | None:
+    """The endpoint of a name; None: there is none.
+
+    Raises:
+        DeployError: several have it.
+    """
+    named = [one for one in rest.endpoints() if one["name"] == name]
+    if len(named) > 1:
+        raise DeployError(f"{name} is the name of {', '.join(one['id'] for one in named)}: say --endpoint-id")
+    return named[0] if named else None
+
+
+def url(endpoint_id: str | None) -> str:
+    """Of a request that is only printed.
+
+    Raises:
+        DeployError: an endpoint's name is not enough for that.
+    """
+    if not endpoint_id:
+        raise DeployError("--dry-run asks nobody for the id of the endpoint: say --endpoint-id")
+    return rest_url().rstrip("/") + path_of(endpoint_id)
+
+
+# --- commands
+
+
+@command
+def pools(said: Variables, *, as_json: Json = False) -> None:
+    """Which pools of GPUs the model fits, what they cost, and which of them `create` takes."""
+    env = bodies.SOME_BUCKET | {name: value for name, value in bodies.variables(said).items() if value}
+    rows = gpu_pools.pools(bodies.settings_of(env))
+    if as_json:
+        show([vars(one) for one in rows])
+        return
+    print(f"{'':2}{'pool':<15}{'profile':<22}{'USD/s':<10}cards")
+    for one in rows:
+        price = "unknown" if one.usd_per_second is None else f"{one.usd_per_second:.5f}"
+        profile = "/".join(one.profiles) if not one.problem else "does not fit"
+        print(f"{'* ' if one.default else '  '}{one.id:<15}{profile or 'unknown':<22}{price:<10}{', '.join(one.cards)}")
+    print(f"* is what `create` takes by itself. Prices are of a flex worker, as of {PRICES_AS_OF}.")
+
+
+@command
+def build(built: Built, named: ImageName, *, dry_run: DryRun = False) -> None:
+    """Build the image."""
+    do(build_command(built, bodies.image(named)), dry_run=dry_run)
+
+
+@command
+def push(named: ImageName, *, engine: Annotated[Engine, Option(help="what pushes")] = Engine.DOCKER,
+         dry_run: DryRun = False) -> None:  # fmt: skip
+    """Bring the image to its registry."""
+    do(push_command(engine, bodies.image(named)), dry_run=dry_run)
+
+
+def do(made: list[str], *, dry_run: bool) -> None:
+    """Run a command, or print it."""
+    if dry_run:
+        show({"command": made})
+    else:
+        run(made)
+
+
+@command
+def create(said: Said, *, name: Name = NAME, dry_run: DryRun = False) -> None:
+    """Make an endpoint of an image that is in a registry; prints it as JSON."""
+    body = bodies.to_create(said, name)
+    if dry_run:
+        show({"method": "POST", "url": f"{rest_url().rstrip('/')}/v2/serverless", "body": body})
+        return
+    rest = Rest(key())
+    if there := of_name(rest, name):
+        raise DeployError(f"there is an endpoint named {name} already, {there['id']}: `update` it, or say --name")
+    make(rest, body)
+
+
+def make(rest: Rest, body: Answer) -> None:
+    """Make an endpoint, and say what comes next."""
+    made = rest.create(body)
+    show(made)
+    tell(f"endpoint {made['id']} is there; now: python -m ops.deploy smoke --endpoint-id {made['id']}")
+
+
+@command
+def update(said: Said, *, endpoint_id: EndpointId = None, name: Name = NAME, dry_run: DryRun = False) -> None:
+    """Change what is said of an endpoint, and nothing else; prints it as JSON, and the difference for people."""
+    if dry_run:
+        show(patch(endpoint_id, said))
+        return
+    rest = Rest(key())
+    change(rest, found(rest, endpoint_id, name), said)
+
+
+def patch(endpoint_id: str | None, said: Said) -> Answer:
+    """A change that is only printed."""
+    made = {"method": "PATCH", "url": url(endpoint_id), "body": bodies.to_show(said)}
+    tell("the endpoint is not asked: of this only what it has not yet is sent, and with `env` its other variables")
+    return made
+
+
+def change(rest: Rest, current: Answer, said: Said) -> None:
+    """Bring an endpoint to what is said."""
+    body = bodies.to_update(said, current)
+    for line in bodies.changes(current, body):
+        tell(str(line))
+    if not body:
+        tell("nothing changes: the endpoint is as you say. Workers keep an image whose name stays the same: --tag")
+    show(rest.change(current["id"], body) if body else current)
+
+
+@command
+def up(
+    built: Built,
+    said: Said,
+    *,
+    endpoint_id: EndpointId = None,
+    name: Name = NAME,
+    build_only: Annotated[bool, Option("--build-only", help="build, and no more")] = False,
+    skip_build: Annotated[bool, Option("--skip-build", help="neither build nor push")] = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Build, push, and make the endpoint, or change it if there is one."""
+    if build_only and skip_build:
+        raise DeployError("--build-only and --skip-build leave nothing to do: choose one")
+    if not build_only:
+        bodies.fields(said)  # wrong options are told before anything long begins
+    if built.bake_model:
+        built, said = baked(built, said)
+    image = bodies.image(said)
+    # With a name for the image and its tag, `update` has the endpoint pull what is pushed here.
+    registry, image_name, tag = bodies.parts(image)
+    said = replace(said, registry=registry, image_name=image_name, tag=tag)
+    building = [] if skip_build else [build_command(built, image)]
+    pushing = [] if skip_build or build_only else [push_command(built.engine, image)]
+    if dry_run:
+        steps: list[Any] = [{"command": one} for one in (*building, *pushing)]
+        if endpoint_id and not build_only:
+            steps.append(patch(endpoint_id, said))
+        elif not build_only:
+            body = bodies.to_create(said, name)
+            steps.append({"method": "POST", "url": f"{rest_url().rstrip('/')}/v2/serverless", "body": body})
+        show(steps)
+        return
+    if build_only:
+        run(*building)
+        return
+    rest = Rest(key())
+    there = found(rest, endpoint_id, name) if endpoint_id or of_name(rest, name) else None
+    body = {} if there else bodies.to_create(said, name)
+    for one in (*building, *pushing):
+        run(one)
+    if there:
+        change(rest, there, said)
+    else:
+        make(rest, body)
+
+
+def baked(built: Built, said: Said) -> tuple[Built, Said]:
+    """The options of an image that holds the model which its workers load.
+
+    Raises:
+        DeployError: it would hold another one.
+    """
+    variables = bodies.variables(said)
+    loaded = variables.get("MODEL_ID") or EDIT.id
+    if built.model_id not in {None, loaded}:
+        raise DeployError(f"{built.model_id} is baked, but workers load {loaded}: say --env MODEL_ID={built.model_id}")
+    revision = built.model_revision or variables.get("MODEL_REVISION")
+    return (
+        replace(built, model_id=loaded, model_revision=revision),
+        replace(said, model_from=said.model_from or ModelFrom.IMAGE),
+    )
+
+
+@command
+def status(*, endpoint_id: EndpointId = None, name: Name = NAME, as_json: Json = False) -> None:
+    """The endpoint, its workers, releases and queue."""
+    rest = Rest(key())
+    endpoint = found(rest, endpoint_id, name)
+    workers, releases = rest.workers(endpoint["id"]), rest.releases(endpoint["id"])
+    health = Jobs(endpoint["id"], key()).health()
+    if as_json:
+        show({"endpoint": endpoint, **workers, **releases, "health": health})
+        return
+    scale, gpu = endpoint["workers"], endpoint.get("gpu") or {}
+    print(f"{endpoint['name']} ({endpoint['id']}) runs {endpoint.get('image')} on {', '.join(gpu.get('pools', []))}")
+    print(f"workers: {scale['min']} to {scale['max']}; timeout {endpoint['timeout'] / 1000:g} s; FlashBoot "
+          f"{endpoint['flashboot']}")  # fmt: skip
+    print("jobs: " + _counts(health.get("jobs") or {}))
+    print("workers now: " + _counts(workers["summary"]))
+    for one in workers["workers"]:
+        stale = ", of an older release" if one["isStale"] else ""
+        print(f"  {one['id']}: {one['status']} on {one.get('gpuTypeId')}, up {one.get('uptimeSeconds')} s{stale}")
+    for one in releases["releases"][:5]:
+        changed = ", ".join(entry["field"] for entry in one["diff"])
+        print(f"release {one.get('version')} of {one['createdAt']}: {changed or 'as made'}")
+
+
+def _counts(counted: Answer) -> str:
+    return ", ".join(f"{count} {state}" for state, count in counted.items()) or "none"
+
+
+@command
+def smoke(
+    *,
+    endpoint_id: EndpointId = None,
+    name: Name = NAME,
+    timeout: Annotated[float, Option(help="seconds for each edit, with the start of its worker", min=0.1)] = 1800,
+    as_json: Json = False,
+) -> None:
+    """Do three edits on the endpoint, look at their results, and tell their times and costs."""
+    rest = Rest(key())
+    endpoint_id = endpoint_id or found(rest, None, name)["id"]
+    edits = smoke_test.smoke(Jobs(endpoint_id, key()), rest, endpoint_id, timeout, tell if as_json else print)
+    if as_json:
+        show(smoke_test.as_json(edits))
+    tell(f"{len(edits)} edits are as they must be")
+
+
+@command
+def logs(
+    *,
+    endpoint_id: EndpointId = None,
+    name: Name = NAME,
+    worker: Annotated[str | None, Option(help="id of one; default: all that run now")] = None,
+    tail: Annotated[int, Option(help="lines of the past", min=0, max=5000)] = 100,
+    follow: Annotated[bool, Option("--follow", help="go on until Ctrl-C")] = False,
+) -> None:
+    """What workers log: a line of JSON each, with the worker's id, the source and the time."""
+    rest = Rest(key())
+    endpoint_id = endpoint_id or found(rest, None, name)["id"]
+    ids = [worker] if worker else [one["id"] for one in rest.workers(endpoint_id)["workers"]]
+    if not ids:
+        raise DeployError("no worker is up: send a job, as `smoke` does, or say --workers-min 1 to `update`")
+
+    def told(one: str) -> None:
+        for event in Rest(key()).log(endpoint_id, one, tail, QUIET_S, follow=follow):
+            # As JSON: a log line may have anything in it, also what a terminal obeys. With its end: others write too.
+            print(json.dumps({"worker": one, **event}) + "\n", end="", flush=True)
+
+    def followed(one: str) -> None:
+        try:
+            told(one)
+        except DeployError as error:  # one that has ended
+            tell(str(error))
+
+    if not follow:
+        for one in ids:
+            told(one)
+        return
+    # Daemons: Ctrl-C waits for none of them.
+    threads = [Thread(target=followed, args=(one,), daemon=True) for one in ids]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+@command
+def destroy(
+    *,
+    endpoint_id: EndpointId = None,
+    name: Name = NAME,
+    yes: Annotated[bool, Option("--yes", help="do not ask")] = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Delete the endpoint, with its workers and its jobs. Images, secrets and network volumes stay."""
+    if dry_run:
+        show({"method": "DELETE", "url": url(endpoint_id)})
+        return
+    rest = Rest(key())
+    endpoint = found(rest, endpoint_id, name)
+    question = f"Delete {endpoint['name']} ({endpoint['id']}) with its workers and all of its jobs?"
+    if not yes and not typer.confirm(question, err=True):
+        raise DeployError("nothing was deleted")
+    rest.delete(endpoint["id"])
+    kept = ", ".join(endpoint["networkVolumes"])
+    tell(f"endpoint {endpoint['id']} is gone" + (f"; its network volume stays and is paid for: {kept}" if kept else ""))
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m ops.deploy")
