@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import io
 import secrets
 import time
 from collections.abc import Callable
@@ -9,8 +10,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import requests
+from PIL import Image, ImageDraw
 
-from ops import png
 from ops.rest import DeployError, Jobs, Rest
 from qwen_worker import cards
 
@@ -51,19 +52,21 @@ class Edit:
     usd: float | None
 
 
-def picture() -> tuple[bytes, bytes]:
-    """A sky, a circle and a ground in colours that nobody has asked for before: the PNG file, and its pixels."""
+def picture() -> Image.Image:
+    """A sky, a circle and a ground in colours that nobody has asked for before."""
     width, height = SIZE
-    sky, circle, ground = (bytes(40 + secrets.randbelow(176) for _ in range(3)) for _ in range(3))
-    radius = height // 5
+    sky, circle, ground = (tuple(40 + secrets.randbelow(176) for _ in range(3)) for _ in range(3))
+    made = Image.new("RGB", SIZE, sky)
+    draw = ImageDraw.Draw(made)
+    draw.rectangle((0, height * 2 // 3, width, height), ground)
+    draw.circle((width // 3, height // 3), height // 5, circle)
+    return made
 
-    def colour(x: int, y: int) -> bytes:
-        if (x - width // 3) ** 2 + (y - height // 3) ** 2 < radius**2:
-            return circle
-        return sky if y < height * 2 // 3 else ground
 
-    rgb = b"".join(colour(x, y) for y in range(height) for x in range(width))
-    return png.written(width, height, rgb), rgb
+def _data_url(image: Image.Image) -> str:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def smoke(jobs: Jobs, rest: Rest | None, endpoint_id: str, timeout_s: float, tell: Callable[[str], None]) -> list[Edit]:
@@ -93,11 +96,11 @@ def smoke(jobs: Jobs, rest: Rest | None, endpoint_id: str, timeout_s: float, tel
 def _edit(
     jobs: Jobs, rest: Rest | None, endpoint_id: str, timeout_s: float, which: str, prompt: str
 ) -> Edit:  # fmt: skip
-    file, pixels = picture()
+    source = picture()
     started = time.monotonic()
     job_id = jobs.run(
         {
-            "image_url": "data:image/png;base64," + base64.b64encode(file).decode(),
+            "image_url": _data_url(source),
             "prompt": f"{prompt} ({secrets.token_hex(4)})",
             "seed": secrets.randbelow(2**32),
             "output_format": "png",
@@ -124,7 +127,7 @@ def _edit(
         raise DeployError(f"job {job_id} has no result in its output: is this endpoint this worker?") from None
     if meta.get("reused"):
         raise DeployError(f"job {job_id} reused an earlier result, although it was never asked before")
-    _look(_opened(link, job_id), sha256, pixels, job_id)
+    _look(_opened(link, job_id), sha256, source, job_id)
     gpu = _gpu(rest, endpoint_id, job.get("workerId"))
     card = cards.of_driver(gpu or "")
     execution = job.get("executionTime")
@@ -157,17 +160,18 @@ def _opened(link: str, job_id: str) -> bytes:
     return bytes(file)
 
 
-def _look(file: bytes, sha256: str, source: bytes, job_id: str) -> None:
+def _look(file: bytes, sha256: str, source: Image.Image, job_id: str) -> None:
     """Whether it is the picture that was promised, and another one than was sent."""
     if hashlib.sha256(file).hexdigest() != sha256:
         raise DeployError(f"the link of job {job_id} leads to other bytes than the worker wrote")
     try:
-        width, height, pixels = png.read(file)
-    except ValueError as error:
-        raise DeployError(f"the result of job {job_id} is not the picture that was asked for: {error}") from None
-    if (width, height) != SIZE:
-        raise DeployError(f"the result of job {job_id} has {width} x {height} pixels, its source {SIZE[0]} x {SIZE[1]}")
-    if pixels == source:
+        result = Image.open(io.BytesIO(file), formats=["PNG"]).convert("RGB")
+    except (OSError, SyntaxError):
+        raise DeployError(f"the result of job {job_id} is damaged, or not the PNG that was asked for") from None
+    if result.size != SIZE:
+        sizes = " x ".join(map(str, result.size)), " x ".join(map(str, SIZE))
+        raise DeployError(f"the result of job {job_id} has {sizes[0]} pixels, its source {sizes[1]}")
+    if result.tobytes() == source.tobytes():
         raise DeployError(f"the result of job {job_id} is its source: nothing was edited")
 
 

@@ -1,10 +1,13 @@
 """Where models lie: whole ones, and parts of some."""
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -102,6 +105,34 @@ def test_a_model_that_lacks_a_file_is_not_whole(snapshot: Path, missing: str, wa
         file.unlink()
 
     assert not is_whole(snapshot, FILES)
+
+
+@contextlib.contextmanager
+def as_nobody() -> Iterator[None]:
+    """Root may read everything."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_file_that_may_not_be_read_is_not_there(tiny: Path, *, known: bool) -> None:
+    """Of a worker that is not root, on a volume that is somebody else's."""
+    with tempfile.TemporaryDirectory() as name:
+        snapshot = snapshot_in(Path(name), tiny)
+        if known:
+            listed(snapshot)
+        for path in (Path(name), *Path(name).rglob("*")):
+            path.chmod(0o755)
+        with as_nobody():
+            assert is_whole(snapshot, FILES)
+        (snapshot / "vae" / "diffusion_pytorch_model.safetensors").resolve().chmod(0)
+        with as_nobody():
+            assert not is_whole(snapshot, FILES)
 
 
 def test_a_file_of_another_size_than_listed_is_not_whole(snapshot: Path) -> None:

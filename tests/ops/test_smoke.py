@@ -1,9 +1,7 @@
 """Three edits on an endpoint, and what is said of endpoints that do not do them."""
 
-import io
 import itertools
 import json
-import random
 import signal
 import subprocess
 import sys
@@ -12,14 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
 from local.runpod_api import ENDPOINT, LocalRunPod
 from local.runpod_rest import KEY, LocalRest
 from local.stack import Stack
 from local.web import ImageHost
 from local.worker import ROOT
-from ops import png
 from tests.ops.conftest import Done, deployed
 from tests.ops.retouching import WORKER, Retoucher
 
@@ -93,7 +89,7 @@ def test_what_is_wrong_is_told(smoked: Callable[..., list[Done]]) -> None:
         "another worker": "is this endpoint this worker?",
         "unchanged": "is its source: nothing was edited",
         "bytes": "leads to other bytes than the worker wrote",
-        "format": "it is no PNG file",
+        "format": "is damaged, or not the PNG that was asked for",
         "size": "has 64 x 64 pixels, its source 256 x 192",
         "link": "answers 404: are S3_ENDPOINT",
         "reused": "reused an earlier result",
@@ -173,37 +169,6 @@ def test_logs_are_followed_until_ctrl_c(rest: LocalRest, made: Callable[..., str
         (name, line) for name in ("w1", "w2") for line in ("loading", "worker ready")
     }
     assert {(one["worker"], one["line"]) for one in then} == {("w1", "job done"), ("w2", "job done")}
-
-
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA"])
-def test_pngs_are_read_as_others_read_them(mode: str) -> None:
-    """With every filter, of every kind of 8-bit pixel."""
-    noise = random.Random(7)  # noqa: S311 - pixels
-    picture = Image.frombytes("RGB", (33, 17), bytes(noise.randrange(256) for _ in range(33 * 17 * 3)))
-    smooth = Image.linear_gradient("L").resize((33, 17)).convert("RGB")
-    for one in (picture.convert(mode), Image.blend(picture, smooth, 0.9).convert(mode)):
-        buffer = io.BytesIO()
-        one.save(buffer, "PNG")
-        assert png.read(buffer.getvalue()) == (33, 17, one.convert("RGB").tobytes())
-
-
-def test_each_filter_of_png_is_undone() -> None:
-    """Rows as an encoder of any choice writes them."""
-    noise = random.Random(8)  # noqa: S311 - pixels
-    rgb = bytes(noise.randrange(256) for _ in range(4 * 5 * 3))
-    file = png.written(4, 5, rgb)
-    assert png.read(file) == (4, 5, rgb)
-    assert Image.open(io.BytesIO(file)).convert("RGB").tobytes() == rgb
-
-
-@pytest.mark.parametrize("cut", [10, 50, 100])
-def test_damaged_pngs_are_refused(cut: int) -> None:
-    """One that is cut off, and one of which a byte is another."""
-    file = png.written(8, 8, bytes(range(192)))
-
-    for wrong in (file[:cut], file[:cut] + bytes([file[cut] ^ 1]) + file[cut + 1 :]):
-        with pytest.raises(ValueError, match=r"it is|pixels"):
-            png.read(wrong)
 
 
 @pytest.mark.slow
