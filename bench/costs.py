@@ -4,6 +4,7 @@ Prices are those of qwen_worker/cards.py, the profile is what PROFILE=auto takes
 those that `python -m bench.gpu` measured on a card of this kind.
 """
 
+import argparse
 import re
 from pathlib import Path
 
@@ -54,4 +55,5 @@ def table(file: Path = RESULTS / "gpu.json") -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m bench.costs", description=__doc__).parse_args()
     print(table())

@@ -6,6 +6,7 @@ A picture of 2000 x 1500 in each format, the three by turns in one process; the 
 machine, so it is their ratio that counts.
 """
 
+import argparse
 import json
 import os
 import platform
@@ -85,4 +86,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m bench.decode", description=__doc__).parse_args()
     main()

@@ -7,6 +7,7 @@ source, without a model. Places: the copying model of `local/` through the real 
 way. No time is measured.
 """
 
+import argparse
 import json
 import platform
 import statistics
@@ -139,4 +140,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m bench.geometry", description=__doc__).parse_args()
     main()

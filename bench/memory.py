@@ -7,6 +7,7 @@ torch's meta device: every operator is seen with the shapes that it has, and wha
 freed. Attention counts as on CUDA, where its weights are never in memory all at a time. On a GPU: not measured.
 """
 
+import argparse
 import json
 import tempfile
 import threading
@@ -195,4 +196,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m bench.memory", description=__doc__).parse_args()
     main()

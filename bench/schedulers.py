@@ -5,6 +5,7 @@
 No time is measured. The data's mean is 0.7 and their spread 0.3; five seeds, 16,384 numbers each.
 """
 
+import argparse
 import json
 import platform
 import statistics
@@ -60,4 +61,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m bench.schedulers", description=__doc__).parse_args()
     main()

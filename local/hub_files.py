@@ -5,6 +5,7 @@
 The form that a person fills in there is made of the settings. docs/hub.md says what a maintainer adds.
 """
 
+import argparse
 import base64
 import json
 from typing import Any
@@ -133,6 +134,7 @@ def texts() -> dict[str, str]:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m local.hub_files", description=__doc__).parse_args()
     for file, content in texts().items():
         (FOLDER / file).write_text(content)
         print(f".runpod/{file} is written")

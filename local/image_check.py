@@ -222,6 +222,8 @@ def check(base_image: str | None, folder: Path) -> dict[str, Any]:
     if without > BUDGET_GB * 1e9:
         raise CheckError(f"the image takes {without / 1e9:.2f} GB without weights: its budget is {BUDGET_GB} GB")
     return {
+        "command": "python -m local.image_check",
+        "cores": os.cpu_count(),
         "base": base_image,
         "base_bytes": base_bytes,
         "bytes_without_weights_and_base": without,

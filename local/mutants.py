@@ -3,6 +3,7 @@
 With words, only of guards in whose entry one of them stands. First all named tests must pass with every guard in place.
 """
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -126,4 +127,6 @@ def main(words: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(min(main(sys.argv[1:]), 100))
+    parser = argparse.ArgumentParser(prog="python -m local.mutants", description=__doc__)
+    parser.add_argument("words", nargs="*", metavar="WORD")
+    sys.exit(min(main(parser.parse_args().words), 100))

@@ -4,6 +4,7 @@ The packages are those of requirements.lock, with their hashes. The image holds 
 are named beside them. The same files make the same bytes.
 """
 
+import argparse
 import json
 import subprocess
 import sys
@@ -58,6 +59,7 @@ def _component(row: Row) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m local.sbom", description=__doc__).parse_args()
     PATH.parent.mkdir(exist_ok=True)
     PATH.write_text(text())
     print(f"{PATH.relative_to(ROOT)} is written")

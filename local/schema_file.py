@@ -1,5 +1,6 @@
 """Write docs/request.schema.json from the code: `make schema`."""
 
+import argparse
 import json
 
 from local.worker import ROOT
@@ -14,5 +15,6 @@ def text() -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m local.schema_file", description=__doc__).parse_args()
     PATH.parent.mkdir(exist_ok=True)
     PATH.write_text(text())

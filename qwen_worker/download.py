@@ -4,6 +4,7 @@ Of the worker's variables MODEL_ID, T2I_MODEL_ID, LORAS, PRESET and what goes wi
 none of the bucket is needed. What is whole is not asked for again: a download that was broken off goes on.
 """
 
+import argparse
 import logging
 import shutil
 import sys
@@ -102,4 +103,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m qwen_worker.download", description=__doc__).parse_args()
     sys.exit(main())
