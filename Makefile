@@ -76,7 +76,7 @@ schema: $(SETUP)  ## write anew what is made of settings and requests: docs/requ
 	$(BIN)/python -m local.schema_file
 	$(BIN)/python -m local.hub_files
 
-image-check: $(SETUP)  ## build the image with buildah, do jobs in it; as root on Debian; leaves out/image.json
+image-check: $(SETUP)  ## build the image with buildah and do jobs in it, as root on Debian; leaves out/image.json
 	$(BIN)/python -m local.image_check
 
 lock: $(SETUP)  ## write requirements.lock anew: what the image installs, by the hashes of the public index

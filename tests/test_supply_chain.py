@@ -120,6 +120,22 @@ def test_the_image_is_not_built_on_an_older_python() -> None:
     assert re.search(r"ARG RUN_AS=worker\nUSER \$\{RUN_AS\}", DOCKERFILE)
 
 
+def test_the_readme_says_what_the_image_takes() -> None:
+    """As it was found when it was built last; and that is within the budget."""
+    found = json.loads((ROOT / "bench" / "results" / "image.json").read_text())
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    size, base, budget = (
+        found[name] / 1e9 for name in ("bytes_without_weights_and_base", "base_bytes", "budget_bytes")
+    )
+    start = found["start_s"]["baked"]["first_question_for_a_job"]
+
+    assert f"{size:.2f} GB without weights and without its base of {base:.2f} GB" in readme
+    assert f"its budget is {budget:g} GB" in readme
+    assert f"{start:.1f} s from the start of the process to its first question" in readme
+    assert size <= budget
+    assert (found["root"], found["user"]) == ("read-only", "worker")
+
+
 @pytest.mark.slow
 def test_a_model_is_baked_by_the_code_that_downloads() -> None:
     """And by no more of it: the layer of 57.7 GB stays when anything else changes. The token is in no layer."""
