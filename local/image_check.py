@@ -268,6 +268,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except CheckError as error:
             print(f"FAILED: {error}")
             return 1
+        finally:
+            subprocess.run(["buildah", "rmi", "--force", IMAGE], capture_output=True, check=False)  # noqa: S607
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     asked.out.write_text(json.dumps(found, indent=1) + "\n")
     print(json.dumps(found, indent=1))

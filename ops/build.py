@@ -3,23 +3,32 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ops.options import Built, Engine
 from ops.rest import DeployError
 
 STDERR = 2
+# Variables of the worker that decide what it loads, which are arguments of the Dockerfile too.
+LOADS = ("MODEL_ID", "MODEL_REVISION", "MODEL_CLASS", "T2I_MODEL_ID", "T2I_MODEL_REVISION", "PRESET", "LORAS")
 ROOT = Path(__file__).parent.parent
 
 
-def build_command(built: Built, image: str) -> list[str]:
-    """How the image is built; the Hugging Face token of this shell goes in as a secret, of which nothing stays."""
+def build_command(built: Built, image: str, variables: Mapping[str, str | None]) -> list[str]:
+    """How the image is built; the Hugging Face token of this shell goes in as a secret, of which nothing stays.
+
+    Args:
+        built: options.
+        image: its name.
+        variables: of the worker; those that say what it loads are baked with it.
+    """
+    said = {"MODEL_ID": built.model_id, "MODEL_REVISION": built.model_revision}
+    loads = {name: said.get(name) or variables.get(name) for name in LOADS} if built.bake_model else said
     arguments = {
         "BASE_IMAGE": built.base_image,
         "BAKE_MODEL": "1" if built.bake_model else None,
-        "MODEL_ID": built.model_id,
-        "MODEL_REVISION": built.model_revision,
+        **loads,
         "COMPILER": "1" if built.compiler else None,
         "RUN_AS": built.run_as,
     }

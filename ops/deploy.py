@@ -133,9 +133,9 @@ def pools(said: Variables, *, as_json: Json = False) -> None:
 
 
 @command
-def build(built: Built, named: ImageName, *, dry_run: DryRun = False) -> None:
-    """Build the image."""
-    do(build_command(built, bodies.image(named)), dry_run=dry_run)
+def build(built: Built, named: ImageName, said: Variables, *, dry_run: DryRun = False) -> None:
+    """Build the image. Of the worker's variables those count that say which models are baked."""
+    do(build_command(built, bodies.image(named), bodies.variables(said)), dry_run=dry_run)
 
 
 @command
@@ -217,12 +217,12 @@ def up(
     if not build_only:
         bodies.fields(said)  # wrong options are told before anything long begins
     if built.bake_model:
-        built, said = baked(built, said)
+        said = baked(built, said)
     image = bodies.image(said)
     # With a name for the image and its tag, `update` has the endpoint pull what is pushed here.
     registry, image_name, tag = bodies.parts(image)
     said = replace(said, registry=registry, image_name=image_name, tag=tag)
-    building = [] if skip_build else [build_command(built, image)]
+    building = [] if skip_build else [build_command(built, image, bodies.variables(said))]
     pushing = [] if skip_build or build_only else [push_command(built.engine, image)]
     if dry_run:
         steps: list[Any] = [{"command": one} for one in (*building, *pushing)]
@@ -247,21 +247,16 @@ def up(
         make(rest, body)
 
 
-def baked(built: Built, said: Said) -> tuple[Built, Said]:
-    """The options of an image that holds the model which its workers load.
+def baked(built: Built, said: Said) -> Said:
+    """The options of workers that find their model in the image.
 
     Raises:
-        DeployError: it would hold another one.
+        DeployError: they would look for another one.
     """
-    variables = bodies.variables(said)
-    loaded = variables.get("MODEL_ID") or EDIT.id
+    loaded = bodies.variables(said).get("MODEL_ID") or EDIT.id
     if built.model_id not in {None, loaded}:
         raise DeployError(f"{built.model_id} is baked, but workers load {loaded}: say --env MODEL_ID={built.model_id}")
-    revision = built.model_revision or variables.get("MODEL_REVISION")
-    return (
-        replace(built, model_id=loaded, model_revision=revision),
-        replace(said, model_from=said.model_from or ModelFrom.IMAGE),
-    )
+    return replace(said, model_from=said.model_from or ModelFrom.IMAGE)
 
 
 @command
