@@ -82,7 +82,7 @@ def assemble(settings: Settings, editor: "Editor") -> Jobs:
         io=io,
         gpu=ThreadPoolExecutor(1, thread_name_prefix="gpu"),
         max_output_pixels=settings.max_output_pixels,
-        cost=ledger.cost,
+        ledger=ledger,
         intake=intake,
     )
     rules = build_rules(settings)

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import logging
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any, Protocol
@@ -13,6 +12,7 @@ from PIL import Image
 
 from qwen_worker.errors import ModelError
 from qwen_worker.intake import Intake
+from qwen_worker.ledger import Ledger
 from qwen_worker.prepared import Prepared
 from qwen_worker.presets import PresetName
 from qwen_worker.profiles import ProfileName
@@ -73,13 +73,15 @@ class GPU:
         thread: one.
         io: for what else is to be done.
         intake: given up when there can be no more turns.
+        ledger: told how long each turn was.
     """
 
-    def __init__(self, editor: Editor, thread: Executor, io: Executor, intake: Intake) -> None:
+    def __init__(self, editor: Editor, thread: Executor, io: Executor, intake: Intake, ledger: Ledger) -> None:
         self._editor = editor
         self._thread = thread
         self._io = io
         self._intake = intake
+        self._ledger = ledger
         self._stuck_s = STUCK_S
         self._unfit = False  # the device, or this process, can do no more edits
 
@@ -106,9 +108,10 @@ class GPU:
                 raise ModelError("the worker was busy for too long: try again", retryable=True)
             running.set()
             watch.begin("edit")
-            begin = time.perf_counter()
+            before_s = watch.spent.gpu_s
             try:
-                return self._editor.edit(request, canvas, prepared.ready, cancelled, watch.step, left_s)
+                with watch.spent.turn():
+                    return self._editor.edit(request, canvas, prepared.ready, cancelled, watch.step, left_s)
             except ModelError as error:
                 # Here, in the one thread of the model: the next job's turn comes at once.
                 if error.refresh_worker:
@@ -118,7 +121,7 @@ class GPU:
                         loop.call_soon_threadsafe(self._intake.give_up)
                 raise
             finally:
-                watch.spent.gpu_s += time.perf_counter() - begin
+                self._ledger.turn(watch.spent.gpu_s - before_s)
                 running.clear()
 
         watch.begin("queue")

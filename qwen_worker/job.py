@@ -1,5 +1,6 @@
 """A job dict → an answer dict: the one place where errors are caught. Never raises, but for cancellation."""
 
+import asyncio
 import json
 import logging
 import time
@@ -118,6 +119,9 @@ class Jobs:
                 async with clock:
                     clock.begin("validate")
                     answer = await self._success(job, job_id, watch, results)
+            except asyncio.CancelledError:
+                self._cancelled(watch)
+                raise
             except WorkerError as error:
                 answer = self._failed(error, watch, results)
             except Exception as error:  # noqa: BLE001 - the one place
@@ -145,6 +149,12 @@ class Jobs:
         log.info("job done", extra=self._delivered("success", watch, results))
         return _answer(results)
 
+    def _cancelled(self, watch: Stopwatch) -> None:
+        """Nobody waits for the answer, but the GPU was paid for."""
+        stage, timings_ms = watch.stage, watch.milliseconds()
+        self.ledger.enter("cancelled", watch.spent, timings_ms)
+        log.info("job cancelled", extra={"status": "cancelled", "stage": stage, **self._used(watch, timings_ms)})
+
     def _told(self, result: dict[str, Any], watch: Stopwatch) -> Answer:
         """The answer to a question about this worker, which is not counted."""
         log.info("job done", extra={"status": "success", **self._used(watch, watch.milliseconds())})
@@ -165,10 +175,12 @@ class Jobs:
 
     def _used(self, watch: Stopwatch, timings_ms: dict[str, float]) -> dict[str, Any]:
         """What a job took, as each line of one tells it."""
+        gpu_s = watch.spent.gpu_s
         return {
             "operation": watch.spent.operation,
             **watch.spent.told(),
-            "cost_usd": self.ledger.cost(watch.spent.gpu_s),
+            "gpu_s": round(gpu_s, 3),
+            "cost_usd": self.ledger.cost(gpu_s),
             "timings_ms": timings_ms,
             "memory": self._memory(),
         }

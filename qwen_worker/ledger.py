@@ -1,6 +1,5 @@
 """What the jobs of this process came to: counts for `health` and for /metrics, and what a second of the GPU costs."""
 
-import threading
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -41,10 +40,11 @@ class Ledger:
         usd_per_second: of the GPU; None: not known, and nothing has a price.
 
     Attributes:
-        jobs: operation and outcome ("success", "partial", the type of an error) → jobs.
+        jobs: operation and outcome ("success", "partial", "cancelled", the type of an error) → jobs.
         pictures: "made" and "reused" → pictures.
         stages: stage, and "total" → how long it took.
-        spent: by all jobs together.
+        gpu_s: seconds of all turns on the GPU, also of jobs that were over before their turn was.
+        spent: all else, by all jobs together.
     """
 
     def __init__(self, usd_per_second: float | None = None) -> None:
@@ -52,8 +52,8 @@ class Ledger:
         self.jobs: Counter[tuple[str, str]] = Counter()
         self.pictures: Counter[str] = Counter({"made": 0, "reused": 0})
         self.stages: dict[str, Histogram] = {}
+        self.gpu_s = 0.0
         self.spent = Spent()
-        self._lock = threading.Lock()
 
     def cost(self, gpu_s: float) -> float | None:
         """US dollars of so many seconds of the GPU, to a millionth; None without a price."""
@@ -61,12 +61,15 @@ class Ledger:
 
     def enter(self, outcome: str, spent: Spent, timings_ms: Mapping[str, float], reused: Sequence[bool] = ()) -> None:
         """One job more; `reused`: of each of its pictures."""
-        with self._lock:
-            self.jobs[spent.operation, outcome] += 1
-            self.pictures.update("reused" if one else "made" for one in reused)
-            self.spent.add(spent)
-            for stage, ms in timings_ms.items():
-                self.stages.setdefault(stage, Histogram()).add(ms / 1000)
+        self.jobs[spent.operation, outcome] += 1
+        self.pictures.update("reused" if one else "made" for one in reused)
+        self.spent.add(spent)
+        for stage, ms in timings_ms.items():
+            self.stages.setdefault(stage, Histogram()).add(ms / 1000)
+
+    def turn(self, seconds: float) -> None:
+        """A turn on the GPU is over; from its thread."""
+        self.gpu_s += seconds
 
     def outcomes(self) -> dict[str, int]:
         """Outcome → jobs, of all operations."""
@@ -81,6 +84,7 @@ class Ledger:
             "jobs": self.outcomes(),
             "pictures": dict(self.pictures),
             **self.spent.told(),
+            "gpu_s": round(self.gpu_s, 3),
             "usd_per_second": self.usd_per_second,
-            "cost_usd": self.cost(self.spent.gpu_s),
+            "cost_usd": self.cost(self.gpu_s),
         }

@@ -32,8 +32,8 @@ class _Counts(Collector):
         yield _counter("sources", "Pictures that jobs named; a hit came out of the bucket.", ("cache",), sources)
         bytes_ = {("in",): spent.bytes_in, ("out",): spent.bytes_out}
         yield _counter("bytes", "Of sources and of results.", ("direction",), bytes_)
-        yield CounterMetricFamily(f"{PREFIX}gpu_seconds", "Seconds that the GPU was a job's own.", value=spent.gpu_s)
-        cost = ledger.cost(spent.gpu_s)
+        yield CounterMetricFamily(f"{PREFIX}gpu_seconds", "Seconds that the GPU was a job's own.", value=ledger.gpu_s)
+        cost = ledger.cost(ledger.gpu_s)
         if cost is not None:
             yield CounterMetricFamily(f"{PREFIX}cost_usd", "US dollars of these seconds, an estimate.", value=cost)
         stages = HistogramMetricFamily(f"{PREFIX}stage_seconds", "Wall time of a job's stages.", labels=["stage"])

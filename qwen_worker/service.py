@@ -20,6 +20,7 @@ from qwen_worker.images.encode import encode, largest
 from qwen_worker.images.geometry import plan
 from qwen_worker.inline import check_answer
 from qwen_worker.intake import Intake
+from qwen_worker.ledger import Ledger
 from qwen_worker.originals import Originals, SpoiltError
 from qwen_worker.prepared import Prepared, prepare
 from qwen_worker.request import ImageRequest, Knobs
@@ -72,7 +73,7 @@ class Service:
         io: threads for the network and for pictures.
         gpu: the one thread of the model.
         max_output_pixels: of a result.
-        cost: seconds of the GPU → US dollars, if its price is known.
+        ledger: counts the GPU's time, and knows its price.
         intake: closed while a job must be alone, given up when no more can be done.
     """
 
@@ -86,7 +87,7 @@ class Service:
         io: Executor,
         gpu: Executor,
         max_output_pixels: int,
-        cost: Callable[[float], float | None] = lambda _gpu_s: None,
+        ledger: Ledger | None = None,
         intake: Intake | None = None,
     ) -> None:
         self._originals = originals
@@ -95,9 +96,9 @@ class Service:
         self._uploader = uploader
         self._io = io
         intake = intake or Intake()
-        self._gpu = GPU(editor, gpu, io, intake)
+        self._ledger = ledger or Ledger()
+        self._gpu = GPU(editor, gpu, io, intake, self._ledger)
         self._max_output_pixels = max_output_pixels
-        self._cost = cost
         self._company = Company(intake)
         self._running: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._settling: dict[str, Future[None]] = {}  # what takes a failed job's traces away
@@ -298,7 +299,7 @@ class Service:
             output=Picture(width=image.width, height=image.height, format=request.output_format, sha256=encoded.sha256),
             geometry=geometry,
             gpu_s=round(gpu_s, 3),
-            cost_usd=self._cost(gpu_s),
+            cost_usd=self._ledger.cost(gpu_s),
             timings_ms=Timings.model_validate(watch.milliseconds()),
         )
         finished = Finished(key=key, content_type=encoded.content_type, size=len(encoded.data), meta=meta)
@@ -323,7 +324,7 @@ class Service:
             "timings_ms": Timings.model_validate(watch.milliseconds()),
         }
         if done.reused:
-            changes |= {"gpu_s": 0.0, "cost_usd": self._cost(0.0)}
+            changes |= {"gpu_s": 0.0, "cost_usd": self._ledger.cost(0.0)}
         url = f"data:{finished.content_type};base64,{base64.b64encode(done.data).decode()}"
         return ImageResult(
             **self._archive.link(finished.key, finished.content_type).model_dump(),

@@ -282,7 +282,9 @@ def test_a_failing_device_asks_for_another_worker(jobs: Jobs, host: ImageHost, e
     assert isinstance(other, asyncio.CancelledError)
 
 
-def test_an_edit_that_never_ends_is_answered(jobs: Jobs, host: ImageHost, editor: Editor) -> None:
+def test_an_edit_that_never_ends_is_answered(
+    jobs: Jobs, host: ImageHost, editor: Editor, caplog: pytest.LogCaptureFixture
+) -> None:
     """A step that hangs cannot be stopped: the process is to be replaced, and its other jobs with it."""
     released = threading.Event()
     hook = editor._pipeline.transformer.register_forward_pre_hook(lambda *_: released.wait(60) and None)
@@ -301,6 +303,13 @@ def test_an_edit_that_never_ends_is_answered(jobs: Jobs, host: ImageHost, editor
     assert found.refresh_worker
     assert error_of(found.body)["message"] == "the worker gave up after 0.1 s: try again"
     assert error_of(found.body)["details"] == {"stage": "edit", "retryable": True, "attempts": 1}
+    # The GPU was the job's own all the while, and until the turn was over.
+    (line,) = (one for one in caplog.records if one.message == "job failed")
+    assert line.gpu_s >= 0.1  # type: ignore[attr-defined]
+    end = time.monotonic() + 10
+    while jobs.ledger.gpu_s < line.gpu_s:  # type: ignore[attr-defined]
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(("stage", "kind"), [("fetch", "DownloadFailed"), ("lookup", "CacheReadFailed")])
@@ -443,8 +452,11 @@ def test_only_one_edit_runs_at_a_time(jobs: Jobs, host: ImageHost, editor: Edito
     assert len({one.body["result"]["meta"]["output"]["sha256"] for one in answers}) == 1
 
 
-def test_a_stopped_job_frees_the_gpu(tiny: Path, own_bucket: LocalBucket, host: ImageHost, editor: Editor) -> None:
-    """RunPod cancels the handler's task: the edit ends after its step, and nothing is stored."""
+def test_a_stopped_job_frees_the_gpu(
+    tiny: Path, own_bucket: LocalBucket, host: ImageHost, editor: Editor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """RunPod cancels the handler's task: the edit ends after its step, and nothing is stored; its time is counted."""
+    caplog.set_level(logging.INFO, "qwen_worker.job")
     jobs = assemble(settings_of(tiny, own_bucket), editor)
     url = host.put("/a.png", file_of(photo()))
     steps: list[float] = []
@@ -471,6 +483,11 @@ def test_a_stopped_job_frees_the_gpu(tiny: Path, own_bucket: LocalBucket, host: 
 
     (key, _manifest) = own_bucket.keys("qwen-image-edit/results/")
     assert key == body["result"]["object_key"]
+    stopped, done = (one for one in caplog.records if one.message.startswith("job "))
+    assert (stopped.message, stopped.stage) == ("job cancelled", "edit")  # type: ignore[attr-defined]
+    assert jobs.ledger.jobs == {("edit", "cancelled"): 1, ("edit", "success"): 1}
+    assert stopped.gpu_s > 0.1  # type: ignore[attr-defined]
+    assert jobs.ledger.gpu_s >= stopped.gpu_s + done.gpu_s - 0.001  # type: ignore[attr-defined]
 
 
 def test_stopped_jobs_leave_no_thread_behind(jobs: Jobs, host: ImageHost) -> None:

@@ -34,7 +34,9 @@ def test_what_the_operator_says_goes_before_what_is_published(
 
 def filled(usd_per_second: float | None) -> Ledger:
     ledger = Ledger(usd_per_second)
-    edit = Spent("edit", gpu_s=2.0, sources=3, cache_hits=1, bytes_in=1000, bytes_out=500)
+    ledger.turn(1.5)
+    ledger.turn(0.5)
+    edit = Spent("edit", sources=3, cache_hits=1, bytes_in=1000, bytes_out=500)
     ledger.enter("success", edit, {"edit": 2100.0, "total": 3000.0}, [False, True, True])
     ledger.enter("success", Spent("edit", bytes_out=7), {"total": 20.0}, [True])
     ledger.enter("BadInput", Spent(), {"total": 0.5})
