@@ -111,7 +111,8 @@ def commit_of(source: str, revision: str, pinned: str | None = None) -> str:
         pinned: what is taken then, if it is known.
 
     Raises:
-        ValueError: it is no commit. A branch moves: code and weights that nobody looked at.
+        ValueError: it is no commit (a branch moves: code and weights that nobody looked at), or another model's, as of
+            an image in which another one is baked.
     """
     if Path(source).is_dir():
         return LOCAL_REVISION
@@ -119,6 +120,11 @@ def commit_of(source: str, revision: str, pinned: str | None = None) -> str:
     if not re.fullmatch("[0-9a-f]{40}", revision):
         missing = " (there is no folder of this name)" if source.startswith(("/", ".")) else ""
         raise ValueError(f"must name a commit of {source} by its 40 hex digits{missing}")
+    others = (row.id for row in (*FAMILY.values(), *TEXT_TO_IMAGE.values()) if row.revision == revision)
+    if (other := next(others, source)) != source:
+        raise ValueError(
+            f"is a commit of {other}, not of {source}: name one of its own, or none if it is a known model"
+        )
     return revision
 
 

@@ -201,6 +201,10 @@ def test_an_unknown_model_must_be_pinned(given: pytest.MonkeyPatch) -> None:
     given.setenv("MODEL_REVISION", "0" * 40)
     assert load_settings().model_revision == "0" * 40
 
+    # As an image says it in which another model is baked.
+    given.setenv("MODEL_REVISION", FAMILY["Qwen/Qwen-Image-Edit-2509"].revision or "")
+    assert "MODEL_REVISION: is a commit of Qwen/Qwen-Image-Edit-2509, not of someone/else" in problems()
+
 
 @pytest.mark.parametrize("row", FAMILY.values(), ids=lambda row: row.id)
 def test_a_model_of_the_table_brings_what_is_known_of_it(given: pytest.MonkeyPatch, row: Row) -> None:
