@@ -60,21 +60,26 @@ async function edit(input) {
     told = news;
     await sleep(pauseMs);
   }
-  await api("POST", `cancel/${job}`);
-  return giveUp(`job ${job} took longer than ${limitS} s and was cancelled`);
+  const cancelled = await api("POST", `cancel/${job}`).then((answer) => answer.ok, () => false);
+  const endOfIt = cancelled ? "was cancelled" : "could not be cancelled: it goes on, and is paid for";
+  return giveUp(`job ${job} took longer than ${limitS} s and ${endOfIt}`);
 }
 
 const [imageUrl, prompt, file] = process.argv.slice(2);
 if (!file || !RUNPOD_API_KEY || !RUNPOD_ENDPOINT_ID) {
   giveUp("node edit.mjs IMAGE_URL PROMPT FILE, with RUNPOD_API_KEY and RUNPOD_ENDPOINT_ID in the environment");
 }
-const { result } = await edit({ image_url: imageUrl, prompt }).catch((error) =>
+const output = await edit({ image_url: imageUrl, prompt }).catch((error) =>
   giveUp(`RunPod did not take the job: ${error.cause?.code ?? error.message}`),
 );
+const { presigned_url: link, meta } = output?.result ?? {};
+if (!link || !meta) {
+  giveUp("there is no picture in the answer: does RUNPOD_ENDPOINT_ID name an endpoint of this worker?");
+}
 // The link is all that is needed: the API key is for RunPod alone.
-const picture = await fetch(result.presigned_url, { signal: AbortSignal.timeout(60_000) }).catch((error) =>
+const picture = await fetch(link, { signal: AbortSignal.timeout(60_000) }).catch((error) =>
   giveUp(`the link does not open: ${error.cause?.code ?? error.name}`),
 );
 if (!picture.ok) giveUp(`the link does not open: HTTP ${picture.status}`);
 await writeFile(file, Buffer.from(await picture.arrayBuffer()));
-console.log(`${file}: seed ${result.meta.seed}`);
+console.log(`${file}: seed ${meta.seed}`);

@@ -18,7 +18,7 @@ TIME_LIMIT_S = float(os.environ.get("TIME_LIMIT_S", "1800"))  # a first job wait
 UNSURE = {429, 500, 502, 503, 504}  # of RunPod's API: worth asking again
 
 
-def edit(endpoint: runpod.Endpoint, image_url: str, prompt: str) -> dict[str, Any]:
+def edit(endpoint: runpod.Endpoint, image_url: str, prompt: str) -> Any:
     """Submit a job, wait for its end, and return its output. Ends the program if there is none."""
     job = endpoint.run({"input": {"image_url": image_url, "prompt": prompt}})
     end, pause_s, told = time.monotonic() + TIME_LIMIT_S, 0.5, None
@@ -34,8 +34,7 @@ def edit(endpoint: runpod.Endpoint, image_url: str, prompt: str) -> dict[str, An
             state = {"status": type(error).__name__}
         match state["status"]:
             case "COMPLETED":
-                output: dict[str, Any] = state["output"]
-                return output
+                return state.get("output")
             case "FAILED":
                 sys.exit(in_words(state.get("error")))
             case "CANCELLED" | "TIMED_OUT":
@@ -45,8 +44,12 @@ def edit(endpoint: runpod.Endpoint, image_url: str, prompt: str) -> dict[str, An
             told = news
         time.sleep(pause_s)
         pause_s = min(pause_s * 1.5, 10)
-    job.cancel()
-    sys.exit(f"job {job.job_id} took longer than {TIME_LIMIT_S:g} s and was cancelled")
+    try:
+        job.cancel()
+        end_of_it = "was cancelled"
+    except (requests.RequestException, RuntimeError):
+        end_of_it = "could not be cancelled: it goes on, and is paid for"
+    sys.exit(f"job {job.job_id} took longer than {TIME_LIMIT_S:g} s and {end_of_it}")
 
 
 def in_words(error: Any) -> str:
@@ -77,11 +80,15 @@ def main() -> None:
     image_url, prompt, file = sys.argv[1:]
     endpoint = runpod.Endpoint(os.environ["RUNPOD_ENDPOINT_ID"], api_key=os.environ["RUNPOD_API_KEY"])
     try:
-        result = edit(endpoint, image_url, prompt)["result"]
+        output = edit(endpoint, image_url, prompt)
     except (requests.RequestException, RuntimeError) as error:  # the second is how the SDK tells of a wrong key
         sys.exit(f"RunPod did not take the job: {error}")
-    save(result["presigned_url"], Path(file))
-    print(f"{file}: seed {result['meta']['seed']}")
+    try:
+        link, seed = output["result"]["presigned_url"], output["result"]["meta"]["seed"]
+    except (TypeError, KeyError):
+        sys.exit("there is no picture in the answer: does RUNPOD_ENDPOINT_ID name an endpoint of this worker?")
+    save(link, Path(file))
+    print(f"{file}: seed {seed}")
 
 
 if __name__ == "__main__":

@@ -43,8 +43,10 @@ while :; do
       ;;
   esac
   if ((SECONDS >= limit_s)); then
-    api --request POST "$endpoint/cancel/$job" >/dev/null
-    echo "job $job took longer than $limit_s s and was cancelled" >&2
+    end_of_it='was cancelled'
+    api --request POST "$endpoint/cancel/$job" &>/dev/null ||
+      end_of_it='could not be cancelled: it goes on, and is paid for'
+    echo "job $job took longer than $limit_s s and $end_of_it" >&2
     exit 1
   fi
   news=$(jq --raw-output '"\(.status) \(.output // "")"' <<<"$state")
@@ -54,7 +56,11 @@ while :; do
   pause_s=$((pause_s < 8 ? pause_s * 2 : 10))
 done
 
+link=$(jq --raw-output '(.output.result.presigned_url | strings)? // empty' <<<"$state")
+if [[ -z $link ]]; then
+  echo "there is no picture in the answer: does RUNPOD_ENDPOINT_ID name an endpoint of this worker?" >&2
+  exit 1
+fi
 # The link is all that is needed: the API key is for RunPod alone.
-link=$(jq --raw-output .output.result.presigned_url <<<"$state")
 curl --silent --show-error --fail --max-time 60 --output "$3" "$link"
 jq --raw-output --arg file "$3" '"\($file): seed \(.output.result.meta.seed)"' <<<"$state"

@@ -11,6 +11,7 @@ import json
 from typing import Any
 
 from local.worker import ROOT
+from ops.bodies import INIT_TIMEOUT_S
 from qwen_worker.cards import CARDS
 from qwen_worker.family import EDIT
 from qwen_worker.profiles import ProfileError, choose, published
@@ -22,8 +23,8 @@ PICTURE = FOLDER / "source.png"  # drawn for this, 96 x 72 pixels
 NEWEST = "Qwen/Qwen-Image-Edit-2511"
 DISK_GB = 80  # no volume is mounted: each worker downloads 57.7 GB onto its own disk
 CUDA = ["13.0"]  # what torch's wheels are built for
-# Seconds until RunPod takes a worker for dead, if it is not ready: time for that download at 32 MB/s.
-INIT_TIMEOUT = {"key": "RUNPOD_INIT_TIMEOUT", "value": "1800"}
+# Seconds until RunPod takes a worker for dead, if it is not ready.
+INIT_TIMEOUT = {"key": "RUNPOD_INIT_TIMEOUT", "value": str(INIT_TIMEOUT_S)}
 TEST_TIMEOUT_MS = 2_400_000  # of one job, the start of its worker included
 TEST_GPU = "NVIDIA A100 80GB PCIe"
 
@@ -77,10 +78,8 @@ def _values(said: dict[str, Any]) -> dict[str, Any]:
     if kind == "boolean":
         return {"type": "boolean", "default": default, "trueValue": "true", "falseValue": "false"}
     if kind in {"integer", "number"}:
+        # The form has no open limits: it takes what is too small there, and the worker refuses it.
         limits = {"min": said.get("minimum"), "max": said.get("maximum")}
-        if "exclusiveMinimum" in said:
-            # The form has no open limits: the next whole number.
-            limits["min"] = said["exclusiveMinimum"] + 1
         return {"type": "number", "default": default, **{key: one for key, one in limits.items() if one is not None}}
     choices = [value for part in (said, *said.get("anyOf", [])) for value in part.get("enum", [])]
     if not choices:

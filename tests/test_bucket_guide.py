@@ -264,3 +264,7 @@ def test_the_variables_of_every_server(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert link.startswith(f"{begin}qwen-image-edit/results/a.png?")
     assert f"/{region}/s3/" in parse_qs(urlsplit(link).query)["X-Amz-Credential"][0]
     assert len(SERVERS) == 4
+    # Those of the first steps are those of the table.
+    (first,) = re.findall(r"```ini\n(.*?)```", GUIDE, re.DOTALL)
+    _, endpoint, region, _, _ = SERVERS[0]
+    assert first == f"S3_ENDPOINT={endpoint}\nS3_REGION={region}\nS3_BUCKET=my-pictures\n"

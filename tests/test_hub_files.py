@@ -100,7 +100,7 @@ def test_a_form_that_is_sent_as_it_is_makes_a_worker(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("key", [key for key, field in FORM.items() if field.keys() & {"min", "max", "options"}])
 def test_what_the_form_offers_is_a_value_of_its_variable(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
-    """Each choice, and both ends of each number. Whether it goes with the others is said when a worker starts."""
+    """Each choice, and each number from end to end. Whether it goes with the others is said when a worker starts."""
     field = FORM[key]
     offered = [one["value"] for one in field.get("options", [])]
     ends = [field[end] for end in ("min", "max") if end in field]
@@ -108,7 +108,7 @@ def test_what_the_form_offers_is_a_value_of_its_variable(monkeypatch: pytest.Mon
         monkeypatch.setenv(name, value)
     for value in (*offered, *ends):
         assert not problems(monkeypatch, key, value)
-    for beyond in [end + (1 if end == field.get("max") else -1) for end in ends] or ["nonsense"]:
+    for beyond in [end + (0.5 if end == field.get("max") else -0.5) for end in ends] or ["nonsense"]:
         assert problems(monkeypatch, key, beyond)
 
 

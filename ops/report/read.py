@@ -1,7 +1,7 @@
 """The worker's log → typed records. Nothing that a line says is taken as it is: it has its type, or is not there.
 
-A line is used from its first `{` on, so that a console may write what it likes before it. What is no line of the
-worker is skipped and counted.
+A line is used from its first `{` on, so that a console may write what it likes before it; what
+`ops.deploy logs` wraps is unwrapped. What is no line of the worker is skipped and counted.
 """
 
 import gzip
@@ -12,7 +12,7 @@ import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 STDIN = "-"
 STAGES = ("validate", "fetch", "lookup", "decode", "queue", "edit", "encode", "upload")
 PICTURES = ("edit", "inpaint", "background_replacement", "generate")
-OPERATIONS = (*PICTURES, "health", "presign")
+OPERATIONS = (*PICTURES, "health", "presign", "unknown")  # the last: of a request that was refused
 PARTS = ("settings", "first_byte", "bucket", "imports", "load", "warm_up", "ready")
 MEMORY = ("host", "gpu", "gpu_peak")
 NOT_TOLD, OTHER = "not told", "other"
@@ -41,11 +41,10 @@ class ReadError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """`job done` or `job failed`; both, of a job that came to a part of its pictures."""
+    """`job done` or `job failed`."""
 
     at: float  # seconds since 1970, as every time here
     worker: str
-    id: str
     outcome: str
     operation: str
     ms: Mapping[str, float]
@@ -138,7 +137,6 @@ def read(files: Sequence[str]) -> Log:
             raise ReadError(f"{name}: {error.strerror or error}") from error
     for records in (log.jobs, log.ready, log.events):
         records.sort(key=lambda one: one.at)
-    log.jobs = list(_merged(log.jobs))
     return log
 
 
@@ -184,6 +182,10 @@ def _take(line: bytes, log: Log, seen: set[int], label: str) -> None:
     except (ValueError, RecursionError):
         counts.broken += 1
         return
+    if isinstance(inner := said.get("line"), str):  # wrapped by `python -m ops.deploy logs`
+        counts.lines -= 1  # it is counted unwrapped
+        _take(inner.encode(errors="replace"), log, seen, worker_name(said.get("worker")) or label)
+        return
     at = moment(said.get("time"))
     message = said.get("message")
     if at is None or not isinstance(message, str) or not isinstance(said.get("logger"), str):
@@ -221,7 +223,6 @@ def _job(said: Mapping[str, Any], at: float, worker: str) -> Job:
     return Job(
         at=at,
         worker=worker,
-        id=text(said.get("requestId")),
         outcome=FAILED if failed else PARTIAL if partial else DONE,
         operation=among(said.get("operation"), OPERATIONS),
         ms=ms,
@@ -255,28 +256,6 @@ def _ready(said: Mapping[str, Any], at: float, worker: str) -> Ready:
     parts = _numbers(said.get("seconds_from_process_start"), PARTS)
     parts = {part: seconds for part, seconds in parts.items() if seconds <= LONGEST_START}
     return Ready(at, worker, parts, number(said.get("usd_per_second")), about)
-
-
-def _merged(jobs: Iterable[Job]) -> Iterator[Job]:
-    """By time. A job that came to a part of its pictures may have two lines, `job failed` first: they are one job."""
-    waiting: dict[tuple[str, str], Job] = {}
-    merged: list[Job | None] = []
-    places: dict[tuple[str, str], int] = {}
-    for job in jobs:
-        key = job.worker, job.id
-        if job.outcome == FAILED and job.id:
-            waiting[key], places[key] = job, len(merged)
-        elif job.outcome == PARTIAL and (failed := waiting.pop(key, None)):
-            merged[places[key]] = None
-            job = replace(  # noqa: PLW2901 - the same job, told whole
-                job,
-                error=job.error or failed.error,
-                stage=failed.stage if job.stage == NOT_TOLD else job.stage,
-                reason=job.reason or failed.reason,
-                retryable=job.retryable or failed.retryable,
-            )
-        merged.append(job)
-    return (job for job in merged if job)
 
 
 def number(said: object) -> float | None:

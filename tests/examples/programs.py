@@ -106,10 +106,10 @@ class Played:
 
 
 class Unsteady(HostileServer):
-    """RunPod's API, which answers the first `times` questions for a job's status with 503."""
+    """RunPod's API, which answers the first `times` requests below `path` with 503."""
 
-    def __init__(self, api: LocalRunPod, times: int) -> None:
-        self._port, self._left = api.port, times
+    def __init__(self, api: LocalRunPod, path: str, times: int) -> None:
+        self._port, self._path, self._left = api.port, path, times
         super().__init__(self._answer)
         self.base_url = f"http://127.0.0.1:{self.port}/v2"
 
@@ -122,7 +122,7 @@ class Unsteady(HostileServer):
         while True:
             peer.heard = b""
             peer.hear()
-            if "/status/" in peer.target and self._left:
+            if self._path in peer.target and self._left:
                 self._left -= 1
                 peer.send(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n")
             else:

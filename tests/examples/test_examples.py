@@ -79,6 +79,10 @@ def failed(error: str) -> Callable[[LocalRunPod, str], None]:
     return lambda api, job: Played(api).post({"id": job}, error=error)
 
 
+def done(output: object) -> Callable[[LocalRunPod, str], None]:
+    return lambda api, job: Played(api).post({"id": job}, output=output)
+
+
 def timed_out(api: LocalRunPod, job: str) -> None:
     api.jobs[job].status = "TIMED_OUT"
 
@@ -102,11 +106,25 @@ def forgotten(api: LocalRunPod, job: str) -> None:
         ),
         (failed("job timed out after 1 retries"), "FAILED: job timed out after 1 retries\n"),
         (failed('{"error_type": "MemoryError"}'), 'FAILED: {"error_type": "MemoryError"}\n'),
+        (done(None), "there is no picture in the answer: does RUNPOD_ENDPOINT_ID name an endpoint of this worker?\n"),
+        (done("an echo"), "there is no picture"),
+        (done({"status": "success", "result": {"model": "another"}}), "there is no picture"),
         (timed_out, "is TIMED_OUT\n"),
         (cancelled, "is CANCELLED\n"),
         (forgotten, "cannot be asked for"),
     ],
-    ids=["error", "retryable", "words", "other json", "timed out", "cancelled", "forgotten"],
+    ids=[
+        "error",
+        "retryable",
+        "words",
+        "other json",
+        "nothing",
+        "text",
+        "no link",
+        "timed out",
+        "cancelled",
+        "forgotten",
+    ],
 )
 def test_an_end_without_a_picture(
     tmp_path: Path, api: LocalRunPod, name: str, happens: Callable[[LocalRunPod, str], None], told: str
@@ -135,9 +153,22 @@ def test_a_job_that_takes_too_long_is_cancelled(tmp_path: Path, api: LocalRunPod
 
 
 @pytest.mark.slow
+def test_a_job_that_cannot_be_cancelled_is_named(tmp_path: Path, api: LocalRunPod, name: str) -> None:
+    """It goes on, and whoever pays for it must know."""
+    with Unsteady(api, "/cancel/", 1) as unsteady:
+        program = Program(name, tmp_path, unsteady.base_url, more={"TIME_LIMIT_S": "1"})
+        assert program.end() == 1
+        assert unsteady.failed
+    (job,) = api.jobs.values()
+    said = f"job {job.id} took longer than 1 s and could not be cancelled: it goes on, and is paid for"
+    assert program.told.splitlines()[-1] == said
+    assert job.status == "IN_QUEUE"
+
+
+@pytest.mark.slow
 def test_bad_luck_is_not_the_end(tmp_path: Path, api: LocalRunPod, host: ImageHost, name: str) -> None:
     """RunPod's API fails twice, and then has the answer."""
-    with Unsteady(api, 2) as unsteady:
+    with Unsteady(api, "/status/", 2) as unsteady:
         program = Program(name, tmp_path, unsteady.base_url)
         try:
             worker = Played(api)

@@ -20,8 +20,8 @@ REASONS = (
 
 
 def stamp(seconds: float) -> str:
-    """So many seconds after the beginning."""
-    return (BEGIN + timedelta(seconds=seconds)).isoformat(timespec="microseconds")
+    """So many seconds after the beginning, as the worker writes it."""
+    return (BEGIN + timedelta(seconds=seconds)).isoformat(" ", timespec="microseconds")
 
 
 def line(seconds: float, message: str, **fields: Any) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def failed(seconds: float, **fields: Any) -> dict[str, Any]:
     """A source that is not there."""
     about = {
         "status": "error", "type": "DownloadFailed", "reason": "the source's host answered 404", "stage": "fetch",
-        "retryable": False, "attempts": 1, "gpu_s": 0.0, "cost_usd": 0.0,
+        "retryable": False, "attempts": 1, "operation": "edit", "gpu_s": 0.0, "cost_usd": 0.0,
         "timings_ms": {"validate": 1.0, "fetch": 99.0, "total": 100.0}, "memory": {"host": 6 * GB},
     }  # fmt: skip
     return line(seconds, "job failed", level="WARNING", **{**about, **fields})
@@ -103,6 +103,7 @@ def _job(chance: random.Random, now: float, host: float) -> Iterator[dict[str, A
     if chance.random() < 0.05:
         kind, stage, reason, retryable = chance.choice(REASONS)
         why = {"type": kind, "stage": stage, "retryable": retryable, "reason": reason.format(chance.randint(10, 99))}
+        why["operation"] = "unknown" if stage == "validate" else "edit"
         yield failed(now, memory=memory, **why)
         return
     operation = chance.choices(("edit", "inpaint", "background_replacement", "generate"), (70, 10, 12, 8))[0]

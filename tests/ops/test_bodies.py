@@ -41,7 +41,7 @@ def test_a_new_endpoint_has_what_the_worker_needs() -> None:
         "env": {
             "S3_ACCESS_KEY": "{{ RUNPOD_SECRET_S3_ACCESS_KEY }}",
             "S3_SECRET_KEY": "{{ RUNPOD_SECRET_S3_SECRET_KEY }}",
-            "RUNPOD_INIT_TIMEOUT": "800",
+            "RUNPOD_INIT_TIMEOUT": "1800",
             "S3_ENDPOINT": "s3.us-west-000.backblazeb2.com",
             "S3_BUCKET": "pictures",
             "EXECUTION_TIMEOUT_SECONDS": "600",

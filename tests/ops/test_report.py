@@ -4,6 +4,7 @@ import gzip
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from local.runpod_rest import LocalRest
 from local.worker import ROOT
 from ops.report import page
 from ops.report.__main__ import app
 from ops.report.numbers import MAX_BINS, MAX_LIVES, MEMORY_POINTS, Numbers, compute
 from ops.report.read import Log, read
 from tests.ops import logs
+from tests.ops.conftest import deployed
 from tests.ops.logs import GB, PRICE, done, failed, line, ready
 
 HOSTILE = "</script><script>window.harmed = 1</script><img src=x onerror='window.harmed = 1'>\"'\u202e{{ 7 * 7 }}"
@@ -121,14 +124,20 @@ def test_workers_are_told_apart_by_their_id_or_their_file(tmp_path: Path) -> Non
     assert sorted(read(names).times) == ["k3x9", "worker.log", "worker.log 2"]
 
 
-def test_a_job_in_part_with_two_lines_is_one(tmp_path: Path) -> None:
-    """It has the reason of the first and the pictures of the second."""
-    (job,) = log_of(
-        tmp_path, failed(1, requestId="job-1"), done(1.001, requestId="job-1", status="partial", reused=[False])
-    ).jobs
+def test_the_report_reads_what_logs_prints(rest: LocalRest, made: Callable[..., str], tmp_path: Path) -> None:
+    """The lines inside, of the workers that they are of; the same lines as the worker wrote them are there twice."""
+    rest.workers[made()] = [{"id": "w1", "status": "IDLE"}]
+    plain = [json.dumps(one) for one in (ready(33.1), done(40), {**failed(50), "worker": "inner"})]
+    rest.lines, rest.breaks = ["no JSON", "", *plain], True
+    wrapped, written = tmp_path / "wrapped.log", tmp_path / "written.log"
+    wrapped.write_text(deployed("logs").out)
+    written.write_text("\n".join(plain))
 
-    assert (job.outcome, job.made, job.error, job.stage) == ("partial", 1, "DownloadFailed", "fetch")
-    assert job.reason == "the source's host answered 404"
+    log = read([str(wrapped), str(written)])
+
+    assert {name: len(times) for name, times in log.times.items()} == {"w1": 2, "inner": 1}
+    assert [(job.outcome, job.worker) for job in log.jobs] == [("done", "w1"), ("failed", "inner")]
+    assert (log.counts.lines, log.counts.used, log.counts.no_json, log.counts.repeated) == (7, 3, 1, 3)
 
 
 def test_what_failed_by_type_stage_and_reason(tmp_path: Path) -> None:
@@ -198,14 +207,21 @@ def test_what_it_costs(tmp_path: Path) -> None:
         ready(33.1),
         done(100, reused=[False, False]),
         done(110, operation="generate", cost_usd=None),
-        failed(120),
+        failed(120, operation="unknown"),
+        failed(120, operation="paint"),
     ).cost
 
     assert cost.usd == pytest.approx(6 * PRICE)
     assert cost.usd_per_made == pytest.approx(2 * PRICE)
     assert (cost.jobs_without_price, cost.lives_without_price) == (1, 0)
     assert cost.operations["edit"].usd_per_made == pytest.approx(3 * PRICE)
-    assert (cost.operations["generate"].usd, cost.operations["not told"].jobs) == (None, 1)
+    assert cost.operations["generate"].usd is None
+    assert {name: one.jobs for name, one in cost.operations.items()} == {
+        "edit": 1,
+        "generate": 1,
+        "unknown": 1,
+        "other": 1,
+    }
     assert cost.whole_usd == pytest.approx(120 * PRICE)
     assert cost.busy_share == pytest.approx(0.1)
 
