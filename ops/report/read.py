@@ -41,7 +41,7 @@ class ReadError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """`job done` or `job failed`."""
+    """`job done`, `job failed` or `job cancelled`."""
 
     at: float  # seconds since 1970, as every time here
     worker: str
@@ -199,7 +199,7 @@ def _take(line: bytes, log: Log, seen: set[int], label: str) -> None:
     worker = worker_name(said.get("worker")) or label
     log.times.setdefault(worker, []).append(at)
     counts.used += 1
-    if message in {"job done", "job failed"}:
+    if message in {"job done", "job failed", "job cancelled"}:
         log.jobs.append(_job(said, at, worker))
     elif message == "worker ready":
         log.ready.append(_ready(said, at, worker))
@@ -217,7 +217,7 @@ def _is_event(said: Mapping[str, Any], message: str) -> bool:
 def _job(said: Mapping[str, Any], at: float, worker: str) -> Job:
     ms = _numbers(said.get("timings_ms"), (*STAGES, "total"))
     total = ms.pop("total", None)
-    failed = said["message"] == "job failed"
+    failed = said["message"] != "job done"
     pictures = [one for one in _list(said.get("reused")) if isinstance(one, bool)]
     partial = said.get("status") == "partial"
     return Job(
@@ -234,7 +234,7 @@ def _job(said: Mapping[str, Any], at: float, worker: str) -> Job:
         gpu_s=number(said.get("gpu_s")) or 0.0,
         usd=number(said.get("cost_usd")),
         memory=_numbers(said.get("memory"), MEMORY),
-        error=name(said.get("type")),
+        error=name(said.get("type") or (said.get("status") if failed else None)),
         stage=among(said.get("stage"), STAGES),
         reason=text(said.get("reason")),
         retryable=said.get("retryable") is True,

@@ -168,7 +168,7 @@ def test_a_bucket_that_dies_during_the_edit_is_a_storage_error(stack: Stack) -> 
 
 def test_the_next_source_is_fetched_while_an_edit_runs(stack: Stack) -> None:
     """One job is taken ahead."""
-    first = stack.submit(said(stack, "ahead-1", width=1536, height=1536, num_inference_steps=10))
+    first = stack.submit(said(stack, "ahead-1", width=1536, height=1536, num_inference_steps=5))
     while not any("ahead-1" in target for target in stack.host.requests):
         time.sleep(0.02)
     second = stack.submit(said(stack, "ahead-2"))

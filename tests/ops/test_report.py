@@ -124,6 +124,15 @@ def test_workers_are_told_apart_by_their_id_or_their_file(tmp_path: Path) -> Non
     assert sorted(read(names).times) == ["k3x9", "worker.log", "worker.log 2"]
 
 
+def test_a_cancelled_job_is_one_that_failed(tmp_path: Path) -> None:
+    """Of a type that is no error; what it took of the GPU counts."""
+    cancelled = line(50, "job cancelled", status="cancelled", operation="edit", stage="edit", gpu_s=1.5, cost_usd=0.25)
+    numbers = numbers_of(tmp_path, done(40), cancelled)
+
+    assert numbers.errors.by_stage == {"cancelled": {"edit": 1}}
+    assert (numbers.head.jobs, numbers.head.failed, numbers.head.gpu_seconds) == (2, 1, 7.5)
+
+
 def test_the_report_reads_what_logs_prints(rest: LocalRest, made: Callable[..., str], tmp_path: Path) -> None:
     """The lines inside, of the workers that they are of; the same lines as the worker wrote them are there twice."""
     rest.workers[made()] = [{"id": "w1", "status": "IDLE"}]
