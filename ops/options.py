@@ -54,6 +54,16 @@ class Built:
 
 
 @dataclass(frozen=True)
+class Meant:
+    """Which endpoint."""
+
+    endpoint_id: Annotated[
+        str | None, Option(help="of the endpoint; RUNPOD_ENDPOINT_ID, where neither this nor --name is said")
+    ] = None
+    name: Annotated[str | None, Option(help="of the endpoint, which is looked for by it; qwen-image-edit")] = None
+
+
+@dataclass(frozen=True)
 class Variables:
     """Of the worker."""
 
