@@ -190,6 +190,18 @@ def test_what_cannot_be_is_refused(options: list[str], said: str) -> None:
     assert said in refused(*options)
 
 
+def test_a_release_shows_no_secret() -> None:
+    """However it names the variable that was changed."""
+    name, given = "S3_SECRET_KEY", "{{ RUNPOD_SECRET_b2 }}"
+    releases = [{"diff": [{"field": "env.S3_SECRET_KEY", "old": "plain", "new": given},
+                          {"field": "env", "old": {name: "plain", "PRESET": "exact"}, "new": None}]}]  # fmt: skip
+
+    assert bodies.hidden(releases) == [
+        {"diff": [{"field": "env.S3_SECRET_KEY", "old": "(a secret)", "new": given},
+                  {"field": "env", "old": {name: "(a secret)", "PRESET": "exact"}, "new": None}]}
+    ]  # fmt: skip
+
+
 def test_a_file_that_is_no_text_is_told(tmp_path: Path) -> None:
     """Its bytes are no UTF-8."""
     file = tmp_path / "latin.env"
