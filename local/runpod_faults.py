@@ -19,11 +19,12 @@ class Fault:
     """One way to fail.
 
     Attributes:
-        kind: answer as below; reset the connection; hang; drip or send without end an answer that begins well.
+        kind: answer as below; reset the connection; hang; drip or send without end an answer that begins well, or cut
+            it off.
         times: that it happens; None: for ever.
     """
 
-    kind: Literal["answer", "reset", "hang", "drip", "endless"] = "answer"
+    kind: Literal["answer", "reset", "hang", "drip", "endless", "cut"] = "answer"
     status: int = 200
     body: str = ""
     content_type: str = "application/json"
@@ -51,6 +52,12 @@ class Fault:
             transport.abort()
             return web.Response()
         response = web.StreamResponse(headers={"Content-Type": self.content_type})
+        if self.kind == "cut" and transport is not None:
+            response.content_length = 2 * len(PART)
+            await response.prepare(request)
+            await response.write(PART)
+            transport.close()
+            return response
         await response.prepare(request)
         while True:
             await response.write(b"[" if self.kind == "drip" else PART)

@@ -5,6 +5,7 @@ fail: see `LocalRest`.
 """
 
 import asyncio
+import itertools
 import json
 import threading
 from dataclasses import dataclass
@@ -50,6 +51,7 @@ class LocalRest:
         fault: befalls requests before anything is done; `lost` after it: its answer does not arrive.
         lines: of every worker's log.
         breaks: a log's stream ends after its lines, which else stays open.
+        chatters: a log's stream never ends, and neither do its lines.
     """
 
     def __init__(self) -> None:
@@ -60,6 +62,8 @@ class LocalRest:
         self.lost: Fault | None = None
         self.lines: list[str] = list(LINES)
         self.breaks = False
+        self.chatters = False
+        self._numbers = itertools.count(1)
         self._releases: dict[str, list[dict[str, Any]]] = {}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -127,7 +131,7 @@ class LocalRest:
         body = await request.json()
         if refused := problems("CreateEndpointRequest", body) or _conflicts(body):
             return _problem(422, "Unprocessable Entity", "Request validation failed.", refused)
-        endpoint_id = f"ep{len(self.requests)}"
+        endpoint_id = f"ep{next(self._numbers)}"
         made: dict[str, Any] = {
             "registry": None,
             "dataCenterIds": [],
@@ -148,7 +152,9 @@ class LocalRest:
     async def _update(self, request: web.Request) -> web.Response:
         body = await request.json()
         there = self.endpoints[request.match_info["id"]]
-        new = {**there, **body, "gpu": {**there["gpu"], **body.get("gpu", {})}}
+        new = {**there, **body}
+        if "gpu" in body:
+            new["gpu"] = {**(there["gpu"] or {}), **body["gpu"]}
         if refused := problems("UpdateEndpointRequest", body) or _conflicts(new):
             return _problem(422, "Unprocessable Entity", "Request validation failed.", refused)
         self._release(there, there, body)
@@ -177,6 +183,9 @@ class LocalRest:
         for number, line in enumerate(self.lines[first:], first + 1):
             event = json.dumps({"source": "container", "line": line, "ts": CREATED})
             await response.write(f"id: {number}\ndata: {event}\n\n".encode())
+        while self.chatters and request.transport is not None and not request.transport.is_closing():
+            await response.write(b'data: {"source": "container", "line": "still here"}\n\n')
+            await asyncio.sleep(0.02)
         if not self.breaks:
             while request.transport is not None and not request.transport.is_closing():
                 await response.write(b": ping\n\n")
@@ -196,7 +205,7 @@ def _conflicts(body: dict[str, Any]) -> list[str]:
     found = []
     if body["scaling"]["type"] == "REQUEST_COUNT" and "idleTimeout" in body.get("workers", {}):
         found.append("$.workers.idleTimeout: not with requestCount")
-    gpu = body.get("gpu", {})
+    gpu = body.get("gpu") or {}
     if gpu.get("allowedCudaVersions") and gpu.get("minCudaVersion"):
         found.append("$.gpu: minCudaVersion and allowedCudaVersions are exclusive")
     return found

@@ -7,7 +7,6 @@ import difflib
 import math
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +29,11 @@ REFERENCE = re.compile(r"\{\{ *RUNPOD_SECRET_[A-Za-z0-9_-]+ *\}\}")
 ADVICE = (
     "make a secret in RunPod's console (Secrets, Create secret), leave {0} out of --env and --env-file, and say "
     "--secret {0}=NAME if the secret has another name than the variable"
+)
+# A registry may have a port, and may be missing; a tag, a digest or both.
+PART = r"[a-z0-9]+(?:[._-]+[a-z0-9]+)*"
+IMAGE = re.compile(
+    rf"({PART}(:[0-9]+)?/)?({PART}/)*{PART}(?=[:@])(:[A-Za-z0-9_][A-Za-z0-9_.-]{{0,127}})?(@sha256:[0-9a-f]{{64}})?"
 )
 # Where the worker's own variables name something that is only there, it cannot be looked at from here.
 ELSEWHERE = ("/", ".")
@@ -70,18 +74,22 @@ class _Told(Settings):
         return (init_settings,)
 
 
-# What a worker needs besides, where only its model is asked about.
-SOME_BUCKET = {"S3_ENDPOINT": "s3.example.com", "S3_BUCKET": "pictures"}
+# Stand in for what is only known to the worker, and for what it needs besides where only its model is asked about.
+SOME_BUCKET = {"S3_ENDPOINT": "s3.example.com", "S3_BUCKET": "pictures", **dict.fromkeys(SECRETS, "a-secret")}
 
 
 def settings_of(env: Mapping[str, str]) -> Settings:
-    """The settings of a worker with this environment; what it gets as secrets is filled in.
+    """The settings of a worker with this environment; references to secrets are not looked into.
 
     Raises:
         DeployError: it would not start; with every problem.
     """
     told = {name: value for name, value in env.items() if value and name != "SSL_CERT_FILE"}
-    told |= {name: "a-secret" for name in SECRETS if name in told or name in NEEDED_SECRETS}
+    hidden = {name for name, value in told.items() if name in SECRETS or REFERENCE.fullmatch(value)}
+    if "S3_REGION" in hidden:
+        hidden |= told.keys() & {"S3_ENDPOINT"}  # which says a region too
+    told = {name: value for name, value in told.items() if name not in hidden}
+    told |= {name: SOME_BUCKET[name] for name in hidden & SOME_BUCKET.keys()}
     for model, revision in (("MODEL_ID", "MODEL_REVISION"), ("T2I_MODEL_ID", "T2I_MODEL_REVISION")):
         if told.get(model, "").startswith(ELSEWHERE):
             told[revision] = SOME_COMMIT
@@ -105,17 +113,22 @@ def variables(said: Variables) -> dict[str, str | None]:
     given: dict[str, str | None] = {}
     problems = []
     for file in said.env_file or []:
-        given |= {key: value for key, value in dotenv_values(file, interpolate=False).items() if value}
+        try:
+            given |= {key: value for key, value in dotenv_values(file, interpolate=False).items() if value}
+        except UnicodeDecodeError:
+            problems.append(f"--env-file {file} is not in UTF-8: save it so")
     for pair in said.env or []:
         name, equals, value = pair.partition("=")
         if not equals:
-            problems.append(f"--env {pair}: must be KEY=VALUE")
+            problems.append("an --env has no =: it must be KEY=VALUE")  # not what it has, which may be a secret
+            continue
         given[name] = value
     for pair in said.secret or []:
         name, _, secret = pair.partition("=")
         if name not in SECRETS or not re.fullmatch(r"[A-Za-z0-9_-]*", secret):
-            problems.append(f"--secret {pair}: must be KEY=NAME, with KEY one of {', '.join(SECRETS)}, and NAME "
-                            "of letters, digits and underscores")  # fmt: skip
+            problems.append(f"--secret must be KEY=NAME, with KEY one of {', '.join(SECRETS)}, and NAME that of a "
+                            "secret in RunPod's console, of letters, digits, hyphens and underscores")  # fmt: skip
+            continue
         given[name] = f"{{{{ RUNPOD_SECRET_{secret or name} }}}}"
     given |= dict.fromkeys(said.unset or [])
     problems += [problem for name, value in given.items() if (problem := _problem(name, value))]
@@ -131,6 +144,8 @@ def _problem(name: str, value: str | None) -> str | None:
     if name in SECRETS:
         plain = value and not REFERENCE.fullmatch(value)
         return f"{name} could be read by all who see the endpoint: {ADVICE.format(name)}" if plain else None
+    if name == EXECUTION and value and REFERENCE.fullmatch(value):
+        return f"{name} sets the endpoint's own timeout too: say seconds, and no secret"
     known = {one.upper() for one in Settings.model_fields}
     if name in known or name.startswith("RUNPOD_"):
         return None
@@ -145,7 +160,7 @@ def image(said: ImageName, current: str = "qwen-worker:latest") -> str:
     tag = said.tag or tag or "latest"
     mark = "@" if tag.startswith("sha256:") else ":"
     made = f"{place}{'/' if place else ''}{said.image_name or name}{mark}{tag}"
-    if not re.fullmatch(r"[a-z0-9][a-z0-9./_:-]*[a-z0-9]((:[\w.-]+)|(@sha256:[0-9a-f]{64}))", made):
+    if not IMAGE.fullmatch(made):
         raise DeployError(
             f"{made} is no image's name, which is as in docker.io/you/qwen-worker:1.2.0, in small letters"
         )
@@ -158,10 +173,18 @@ def names_image(said: ImageName) -> bool:
 
 
 def parts(name: str) -> tuple[str, str, str]:
-    """Registry, name and tag (or digest) of an image."""
+    """Registry, name and tag of an image; in place of the tag, or after it, its digest."""
     place, _, rest = name.rpartition("/")
-    short, _, tag = rest.partition("@") if "@" in rest else rest.partition(":")
-    return place, short, tag
+    short, *tag = re.split("[:@]", rest, maxsplit=1)
+    return place, short, "".join(tag)
+
+
+def wanted(said: Said, current: Mapping[str, Any] | None) -> Body:
+    """All of an endpoint as it is to be, but for its image; None: there is none yet."""
+    base = BASE if current is None else {name: current[name] for name in MUTABLE if current.get(name) is not None}
+    made = _merged(base, fields(said))
+    made.setdefault("env", {})
+    return made
 
 
 def fields(said: Said) -> Body:
@@ -174,6 +197,10 @@ def fields(said: Said) -> Body:
         raise DeployError("--queue-delay and --request-count exclude one another: choose one")
     if said.idle_timeout is not None and said.request_count is not None:
         raise DeployError("--idle-timeout is not for --request-count: RunPod ends idle workers by itself then")
+    if said.queue_delay is not None and not math.isfinite(said.queue_delay):
+        raise DeployError("--queue-delay must be a number of seconds")
+    if said.min_cuda_version is not None and not re.fullmatch(r"[0-9]+\.[0-9]+", said.min_cuda_version):
+        raise DeployError("--min-cuda-version must be as in 13.0")
     made: Body = {
         "env": variables(said),
         "gpu": _given(pools=said.gpu_pool, minCudaVersion=said.min_cuda_version),
@@ -203,18 +230,20 @@ def to_create(said: Said, name: str) -> Body:
     Raises:
         DeployError: with what cannot be.
     """
-    made = _merged(BASE, fields(said))
+    if not name:
+        raise DeployError("--name must not be empty")
+    made = wanted(said, None)
     secrets = {one: f"{{{{ RUNPOD_SECRET_{one} }}}}" for one in NEEDED_SECRETS}
     made["env"] = secrets | made["env"]
-    settings = _settled(made)
+    settings = settings_of(made["env"])
+    _set_timeout(made, settings)
+    _check_workers(made)
     if "pools" in made["gpu"]:
         gpu_pools.refuse_unfit(made["gpu"]["pools"], settings)
     else:
         made["gpu"]["pools"] = gpu_pools.defaults(settings)
-    made.setdefault("disk", disk_gb(said, settings))
-    if "/" not in (pulled := image(said)):
-        raise DeployError(f"where do workers pull {pulled} from? Say --registry docker.io/you")
-    return {"name": name, "image": pulled, **made}
+    made.setdefault("disk", disk_gb(_place(said, made), settings))
+    return {"name": name, "image": _pulled(image(said)), **made}
 
 
 def to_update(said: Said, current: Mapping[str, Any]) -> Body:
@@ -223,38 +252,31 @@ def to_update(said: Said, current: Mapping[str, Any]) -> Body:
     Raises:
         DeployError: with what cannot be, also together with what there is.
     """
-    new = fields(said)
-    wanted = _merged({name: current[name] for name in MUTABLE if current.get(name) is not None}, new)
-    wanted.setdefault("env", {})
-    settings = _settled(wanted)
-    if new.keys() & {"gpu", "env"} and (pools := wanted.get("gpu", {}).get("pools")):
+    new, made = fields(said), wanted(said, current)
+    env, was = made["env"], current.get("env") or {}
+    if EXECUTION in new.get("env", {}):
+        settings = settings_of(env)
+        _set_timeout(made, settings)
+    else:
+        settings = settings_of({EXECUTION: str(current["timeout"] / 1000), **env})
+    _check_workers(made, scaled="scaling" in new)
+    if new.keys() & {"gpu", "env"} and (pools := made.get("gpu", {}).get("pools")):
         gpu_pools.refuse_unfit(pools, settings)
-    if said.model_from and said.disk is None:
-        wanted["disk"] = disk_gb(said, settings)
+    place = _place(said, made)
+    moved = bool(made.get("networkVolumes")) != bool(current.get("networkVolumes"))
+    other = any((env.get(name) or "") != (was.get(name) or "") for name in ("MODEL_ID", "T2I_MODEL_ID"))
+    if said.disk is None and (said.model_from or moved or other):
+        made["disk"] = disk_gb(place, settings)
     if names_image(said):
-        wanted["image"] = image(said, str(current.get("image", "")))
+        made["image"] = _pulled(image(said, current.get("image") or ""))
     if "minCudaVersion" in new.get("gpu", {}) and (current.get("gpu") or {}).get("allowedCudaVersions"):
-        wanted["gpu"]["allowedCudaVersions"] = []  # RunPod takes one or the other
-    changed = {name: value for name, value in wanted.items() if value != current.get(name)}
+        made["gpu"]["allowedCudaVersions"] = []  # RunPod takes one or the other
+    changed = {name: value for name, value in made.items() if value != current.get(name)}
     if "gpu" in changed:
         # Of these RunPod changes what is named and nothing else; pools also clear what was excluded of them.
-        was = current.get("gpu") or {}
-        changed["gpu"] = {name: value for name, value in changed["gpu"].items() if value != was.get(name)}
+        gpu = current.get("gpu") or {}
+        changed["gpu"] = {name: value for name, value in changed["gpu"].items() if value != gpu.get(name)}
     return changed
-
-
-def to_show(said: Said) -> Body:
-    """As `to_update`, of an endpoint that nobody looked at: what is said. A PATCH repeats its other variables."""
-    body = fields(said)
-    if "env" in body:
-        body["env"] = {name: value for name, value in body["env"].items() if value is not None}
-        with suppress(ValueError, KeyError):
-            body["timeout"] = _milliseconds(float(body["env"][EXECUTION]))
-    if said.model_from not in {None, ModelFrom.DOWNLOAD}:
-        body.setdefault("disk", SMALL_DISK_GB)
-    if names_image(said):
-        body["image"] = image(said)
-    return body
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> Body:
@@ -266,29 +288,40 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> Body:
     return made
 
 
-def _settled(body: Body) -> Settings:
-    """Make parts of a body agree that say the same thing, and return what the worker makes of it."""
-    settings = settings_of(body["env"])
+def _set_timeout(body: Body, settings: Settings) -> None:
+    """Make the endpoint's own timeout, in milliseconds, and the worker's variable say the same."""
     seconds = settings.execution_timeout_seconds
-    body["timeout"] = _milliseconds(seconds)
+    body["timeout"] = round(seconds * 1000)
     body["env"][EXECUTION] = str(int(seconds) if seconds.is_integer() else seconds)
-    if body["scaling"]["type"] == "REQUEST_COUNT":
+
+
+def _check_workers(body: Body, *, scaled: bool = True) -> None:
+    """Refuse a minimum above the maximum; idle workers have a timeout as the scaling has it, where that is said."""
+    if scaled and body["scaling"]["type"] == "REQUEST_COUNT":
         body["workers"].pop("idleTimeout", None)
-    else:
+    elif scaled:
         body["workers"].setdefault("idleTimeout", IDLE_S)
     if body["workers"]["min"] > body["workers"]["max"]:
         raise DeployError("--workers-min is more than --workers-max")
-    return settings
 
 
-def _milliseconds(seconds: float) -> int:
-    """As RunPod counts an endpoint's timeout."""
-    return round(seconds * 1000)
+def _pulled(name: str) -> str:
+    if "/" not in name:
+        raise DeployError(f"where do workers pull {name} from? Say --registry docker.io/you")
+    return name
 
 
-def disk_gb(said: Said, settings: Settings) -> int:
+def _place(said: Said, body: Body) -> ModelFrom:
+    """Where workers find their model."""
+    volumes = body.get("networkVolumes")
+    if said.model_from == ModelFrom.VOLUME and not volumes:
+        raise DeployError("--model-from volume: the endpoint has none: say --network-volume ID")
+    return said.model_from or (ModelFrom.VOLUME if volumes else ModelFrom.DOWNLOAD)
+
+
+def disk_gb(place: ModelFrom, settings: Settings) -> int:
     """Of a worker: models that are downloaded lie there."""
-    if (said.model_from or (ModelFrom.VOLUME if said.network_volume else ModelFrom.DOWNLOAD)) != ModelFrom.DOWNLOAD:
+    if place != ModelFrom.DOWNLOAD:
         return SMALL_DISK_GB
     weights = sum(row.weights_gb or 0 for row in (settings.model, settings.t2i) if row)
     return max(MODEL_DISK_GB, math.ceil((weights + SMALL_DISK_GB) / 10) * 10)
@@ -323,8 +356,15 @@ def changes(current: Mapping[str, Any], body: Mapping[str, Any]) -> list[Change]
 
 
 def _shown(field: str, value: Any) -> str:
-    if value is None:
-        return "none"
-    if field.removeprefix("env.") in (*SECRETS, *NEVER) and not REFERENCE.fullmatch(str(value)):
-        return "(a secret)"
-    return str(value)
+    return "none" if value is None else str(hidden(value, field))
+
+
+def hidden(made: Any, field: str = "") -> Any:
+    """What may be printed of an answer: where a secret is to be, a reference to it, or that there is one."""
+    if isinstance(made, dict):
+        of = str(made.get("field", ""))  # a change of it, in a release
+        return {name: hidden(value, of if of and name in {"old", "new"} else name) for name, value in made.items()}
+    if isinstance(made, list):
+        return [hidden(one) for one in made]
+    secret = field.removeprefix("env.") in {*SECRETS, *NEVER} and made and not REFERENCE.fullmatch(str(made))
+    return "(a secret)" if secret else made

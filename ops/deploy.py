@@ -1,14 +1,16 @@
 """Bring the worker onto RunPod Serverless: python -m ops.deploy --help.
 
-An endpoint is named by --endpoint-id, by RUNPOD_ENDPOINT_ID, or by --name if only one has that name: nothing is
-remembered on disk. RUNPOD_API_KEY is the API key. What is for people goes to stderr where stdout is JSON.
+An endpoint is named by --endpoint-id, by --name if only one has that name, or, where neither is said, by
+RUNPOD_ENDPOINT_ID: nothing is remembered on disk. RUNPOD_API_KEY is the API key. What is for people goes to stderr
+where stdout is JSON.
 """
 
 import functools
 import inspect
 import json
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass, replace
 from threading import Thread
 from typing import Annotated, Any
@@ -19,7 +21,7 @@ from typer import Option
 from ops import bodies, gpu_pools
 from ops import smoke as smoke_test
 from ops.build import build_command, push_command, run
-from ops.options import Built, Engine, ImageName, ModelFrom, Said, Variables
+from ops.options import Built, Engine, ImageName, Meant, ModelFrom, Said, Variables
 from ops.rest import Answer, DeployError, Jobs, Rest, key, path_of, rest_url
 from qwen_worker.cards import PRICES_AS_OF
 from qwen_worker.family import EDIT
@@ -29,9 +31,7 @@ QUIET_S = 3.0  # without a line, what a log has is told
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
-EndpointId = Annotated[str | None, Option(envvar="RUNPOD_ENDPOINT_ID", help="of the endpoint")]
-Name = Annotated[str, Option(help="of the endpoint, which is looked for by it without --endpoint-id")]
-DryRun = Annotated[bool, Option("--dry-run", help="print as JSON what would be sent or run, and do nothing")]
+DryRun = Annotated[bool, Option("--dry-run", help="print as JSON what would be sent or run, and change nothing")]
 Json = Annotated[bool, Option("--json", help="for programs")]
 
 
@@ -41,8 +41,8 @@ def tell(line: str) -> None:
 
 
 def show(made: Any) -> None:
-    """Something for programs."""
-    print(json.dumps(made, indent=2))
+    """Something for programs, without the secrets that somebody may have written into an endpoint."""
+    print(json.dumps(bodies.hidden(made), indent=2))
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
@@ -76,41 +76,41 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 # --- which endpoint
 
 
-def found(rest: Rest, endpoint_id: str | None, name: str) -> Answer:
-    """The endpoint that is meant.
+def chosen(meant: Meant) -> tuple[str | None, str]:
+    """The id, if there is one, and the name of the endpoint that is meant.
 
     Raises:
-        DeployError: there is none, or several have the name.
+        DeployError: one of them is empty.
     """
+    if "" in {meant.endpoint_id, meant.name}:
+        raise DeployError("--endpoint-id or --name is empty: is a variable of your shell not set?")
+    if meant == Meant():
+        return os.environ.get("RUNPOD_ENDPOINT_ID") or None, NAME
+    return meant.endpoint_id, meant.name or NAME
+
+
+def looked_up(rest: Rest, meant: Meant) -> Answer | None:
+    """The endpoint that is meant; None: there is none of its name.
+
+    Raises:
+        DeployError: there is none of its id, or several have the name.
+    """
+    endpoint_id, name = chosen(meant)
     if endpoint_id:
         return rest.endpoint(endpoint_id)
-    named = of_name(rest, name)
-    if not named:
-        raise DeployError(f"there is no endpoint named {name}: make one with `create`, or say --endpoint-id or --name")
-    return rest.endpoint(named["id"])
-
-
-def of_name(rest: Rest, name: str) -> Answer | None:
-    """The endpoint of a name; None: there is none.
-
-    Raises:
-        DeployError: several have it.
-    """
-    named = [one for one in rest.endpoints() if one["name"] == name]
+    named = [one["id"] for one in rest.endpoints() if one["name"] == name]
     if len(named) > 1:
-        raise DeployError(f"{name} is the name of {', '.join(one['id'] for one in named)}: say --endpoint-id")
-    return named[0] if named else None
+        raise DeployError(f"{name} is the name of {', '.join(named)}: say --endpoint-id")
+    return rest.endpoint(named[0]) if named else None
 
 
-def url(endpoint_id: str | None) -> str:
-    """Of a request that is only printed.
-
-    Raises:
-        DeployError: an endpoint's name is not enough for that.
-    """
-    if not endpoint_id:
-        raise DeployError("--dry-run asks nobody for the id of the endpoint: say --endpoint-id")
-    return rest_url().rstrip("/") + path_of(endpoint_id)
+def found(rest: Rest, meant: Meant) -> Answer:
+    """As `looked_up`, where there must be one."""
+    if there := looked_up(rest, meant):
+        return there
+    raise DeployError(
+        f"there is no endpoint named {chosen(meant)[1]}: make one with `create`, or say --endpoint-id or --name"
+    )
 
 
 # --- commands
@@ -154,16 +154,24 @@ def do(made: list[str], *, dry_run: bool) -> None:
 
 
 @command
-def create(said: Said, *, name: Name = NAME, dry_run: DryRun = False) -> None:
+def create(
+    said: Said, *, name: Annotated[str, Option(help="of the endpoint")] = NAME, dry_run: DryRun = False
+) -> None:  # fmt: skip
     """Make an endpoint of an image that is in a registry; prints it as JSON."""
     body = bodies.to_create(said, name)
     if dry_run:
-        show({"method": "POST", "url": f"{rest_url().rstrip('/')}/v2/serverless", "body": body})
+        show(request(None, body))
         return
     rest = Rest(key())
-    if there := of_name(rest, name):
+    if there := looked_up(rest, Meant(name=name)):
         raise DeployError(f"there is an endpoint named {name} already, {there['id']}: `update` it, or say --name")
     make(rest, body)
+
+
+def request(there: Answer | None, body: Answer) -> Answer:
+    """One that is only printed: to make an endpoint, or to change it."""
+    method, path = ("PATCH", path_of(there["id"])) if there else ("POST", "/v2/serverless")
+    return {"method": method, "url": rest_url().rstrip("/") + path, "body": body}
 
 
 def make(rest: Rest, body: Answer) -> None:
@@ -174,96 +182,96 @@ def make(rest: Rest, body: Answer) -> None:
 
 
 @command
-def update(said: Said, *, endpoint_id: EndpointId = None, name: Name = NAME, dry_run: DryRun = False) -> None:
-    """Change what is said of an endpoint, and nothing else; prints it as JSON, and the difference for people."""
-    if dry_run:
-        show(patch(endpoint_id, said))
-        return
+def update(said: Said, meant: Meant, *, dry_run: DryRun = False) -> None:
+    """Change what is said of an endpoint, and nothing else; prints it as JSON, and the difference for people.
+
+    --dry-run asks RunPod how the endpoint is, and needs the key too.
+    """
     rest = Rest(key())
-    change(rest, found(rest, endpoint_id, name), said)
+    change(rest, found(rest, meant), said, dry_run=dry_run)
 
 
-def patch(endpoint_id: str | None, said: Said) -> Answer:
-    """A change that is only printed."""
-    made = {"method": "PATCH", "url": url(endpoint_id), "body": bodies.to_show(said)}
-    tell("the endpoint is not asked: of this only what it has not yet is sent, and with `env` its other variables")
-    return made
-
-
-def change(rest: Rest, current: Answer, said: Said) -> None:
+def change(rest: Rest, current: Answer, said: Said, *, dry_run: bool = False) -> None:
     """Bring an endpoint to what is said."""
     body = bodies.to_update(said, current)
     for line in bodies.changes(current, body):
         tell(str(line))
     if not body:
         tell("nothing changes: the endpoint is as you say. Workers keep an image whose name stays the same: --tag")
-    show(rest.change(current["id"], body) if body else current)
+    if dry_run:
+        show(request(current, body))
+    else:
+        show(rest.change(current["id"], body) if body else current)
 
 
 @command
 def up(
     built: Built,
     said: Said,
+    meant: Meant,
     *,
-    endpoint_id: EndpointId = None,
-    name: Name = NAME,
     build_only: Annotated[bool, Option("--build-only", help="build, and no more")] = False,
     skip_build: Annotated[bool, Option("--skip-build", help="neither build nor push")] = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Build, push, and make the endpoint, or change it if there is one."""
+    """Build, push, and make the endpoint, or change it if there is one.
+
+    Without a key, --dry-run takes the endpoint for a new one, unless its id is said.
+    """
     if build_only and skip_build:
         raise DeployError("--build-only and --skip-build leave nothing to do: choose one")
-    if not build_only:
-        bodies.fields(said)  # wrong options are told before anything long begins
+    endpoint_id, name = chosen(meant)
+    asks = not build_only and (not dry_run or endpoint_id or os.environ.get("RUNPOD_API_KEY"))
+    rest = Rest(key()) if asks else None
+    there = looked_up(rest, meant) if rest else None
+    wanted = bodies.wanted(said, there)
     if built.bake_model:
-        said = baked(built, said)
-    image = bodies.image(said)
-    # With a name for the image and its tag, `update` has the endpoint pull what is pushed here.
-    registry, image_name, tag = bodies.parts(image)
-    said = replace(said, registry=registry, image_name=image_name, tag=tag)
-    building = [] if skip_build else [build_command(built, image, bodies.variables(said))]
-    pushing = [] if skip_build or build_only else [push_command(built.engine, image)]
+        said = baked(built, said, wanted["env"])
+    commands = []
+    if not skip_build:
+        image = bodies.image(said)
+        # With a name for the image and its tag, the endpoint pulls what is pushed here.
+        registry, image_name, tag = bodies.parts(image)
+        said = replace(said, registry=registry, image_name=image_name, tag=tag)
+        commands.append(build_command(built, image, wanted["env"], volume=bool(wanted.get("networkVolumes"))))
+        if not build_only:
+            commands.append(push_command(built.engine, image))
+    steps: list[Any] = [{"command": one} for one in commands]
+    if not build_only:
+        # Also, what cannot be is told before anything long begins.
+        body = bodies.to_update(said, there) if there else bodies.to_create(said, name)
+        steps.append(request(there, body))
     if dry_run:
-        steps: list[Any] = [{"command": one} for one in (*building, *pushing)]
-        if endpoint_id and not build_only:
-            steps.append(patch(endpoint_id, said))
-        elif not build_only:
-            body = bodies.to_create(said, name)
-            steps.append({"method": "POST", "url": f"{rest_url().rstrip('/')}/v2/serverless", "body": body})
         show(steps)
         return
-    if build_only:
-        run(*building)
-        return
-    rest = Rest(key())
-    there = found(rest, endpoint_id, name) if endpoint_id or of_name(rest, name) else None
-    body = {} if there else bodies.to_create(said, name)
-    for one in (*building, *pushing):
+    for one in commands:
         run(one)
-    if there:
+    if not rest:
+        return
+    # Building takes long: somebody may have made or changed it meanwhile.
+    if there := looked_up(rest, meant):
         change(rest, there, said)
     else:
-        make(rest, body)
+        make(rest, bodies.to_create(said, name))
 
 
-def baked(built: Built, said: Said) -> Said:
-    """The options of workers that find their model in the image.
+def baked(built: Built, said: Said, variables: Mapping[str, str]) -> Said:
+    """The options of workers, of these variables, that find their model in the image.
 
     Raises:
         DeployError: they would look for another one.
     """
-    loaded = bodies.variables(said).get("MODEL_ID") or EDIT.id
+    loaded = variables.get("MODEL_ID") or EDIT.id
     if built.model_id not in {None, loaded}:
         raise DeployError(f"{built.model_id} is baked, but workers load {loaded}: say --env MODEL_ID={built.model_id}")
     return replace(said, model_from=said.model_from or ModelFrom.IMAGE)
 
 
 @command
-def status(*, endpoint_id: EndpointId = None, name: Name = NAME, as_json: Json = False) -> None:
+def status(meant: Meant, *, as_json: Json = False) -> None:
     """The endpoint, its workers, releases and queue."""
     rest = Rest(key())
-    endpoint = found(rest, endpoint_id, name)
+    endpoint = found(rest, meant)
     workers, releases = rest.workers(endpoint["id"]), rest.releases(endpoint["id"])
     health = Jobs(endpoint["id"], key()).health()
     if as_json:
@@ -289,15 +297,14 @@ def _counts(counted: Answer) -> str:
 
 @command
 def smoke(
+    meant: Meant,
     *,
-    endpoint_id: EndpointId = None,
-    name: Name = NAME,
     timeout: Annotated[float, Option(help="seconds for each edit, with the start of its worker", min=0.1)] = 1800,
     as_json: Json = False,
 ) -> None:
     """Do three edits on the endpoint, look at their results, and tell their times and costs."""
     rest = Rest(key())
-    endpoint_id = endpoint_id or found(rest, None, name)["id"]
+    endpoint_id = chosen(meant)[0] or found(rest, meant)["id"]
     edits = smoke_test.smoke(Jobs(endpoint_id, key()), rest, endpoint_id, timeout, tell if as_json else print)
     if as_json:
         show(smoke_test.as_json(edits))
@@ -306,16 +313,15 @@ def smoke(
 
 @command
 def logs(
+    meant: Meant,
     *,
-    endpoint_id: EndpointId = None,
-    name: Name = NAME,
     worker: Annotated[str | None, Option(help="id of one; default: all that run now")] = None,
     tail: Annotated[int, Option(help="lines of the past", min=0, max=5000)] = 100,
     follow: Annotated[bool, Option("--follow", help="go on until Ctrl-C")] = False,
 ) -> None:
     """What workers log: a line of JSON each, with the worker's id, the source and the time."""
     rest = Rest(key())
-    endpoint_id = endpoint_id or found(rest, None, name)["id"]
+    endpoint_id = chosen(meant)[0] or found(rest, meant)["id"]
     ids = [worker] if worker else [one["id"] for one in rest.workers(endpoint_id)["workers"]]
     if not ids:
         raise DeployError("no worker is up: send a job, as `smoke` does, or say --workers-min 1 to `update`")
@@ -345,18 +351,20 @@ def logs(
 
 @command
 def destroy(
+    meant: Meant,
     *,
-    endpoint_id: EndpointId = None,
-    name: Name = NAME,
     yes: Annotated[bool, Option("--yes", help="do not ask")] = False,
     dry_run: DryRun = False,
 ) -> None:
     """Delete the endpoint, with its workers and its jobs. Images, secrets and network volumes stay."""
     if dry_run:
-        show({"method": "DELETE", "url": url(endpoint_id)})
+        endpoint_id, _ = chosen(meant)
+        if not endpoint_id:
+            raise DeployError("--dry-run asks nobody for the id of the endpoint: say --endpoint-id")
+        show({"method": "DELETE", "url": rest_url().rstrip("/") + path_of(endpoint_id)})
         return
     rest = Rest(key())
-    endpoint = found(rest, endpoint_id, name)
+    endpoint = found(rest, meant)
     question = f"Delete {endpoint['name']} ({endpoint['id']}) with its workers and all of its jobs?"
     if not yes and not typer.confirm(question, err=True):
         raise DeployError("nothing was deleted")

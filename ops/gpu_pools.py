@@ -43,7 +43,7 @@ def _pool(name: str, cards: list[Rented], settings: Settings) -> Pool:
     problem = None
     if numbers:
         try:
-            chosen = [choose(settings.profile, numbers, one.card).name for one in cards]
+            chosen = [choose(settings.profile, numbers, one.card, settings.computed_cache_bytes).name for one in cards]
         except ProfileError as error:
             problem = str(error)
     prices = [one.usd_per_second for one in cards]

@@ -46,11 +46,21 @@ class Built:
     bake_model: Annotated[bool, Option("--bake-model", help="the model in the image", rich_help_panel=BUILD)] = False
     model_id: Annotated[str | None, Option(help="the model that is baked", rich_help_panel=BUILD)] = None
     model_revision: Annotated[str | None, Option(help="its commit", rich_help_panel=BUILD)] = None
-    compiler: Annotated[bool, Option("--compiler", help="which COMPILE=1 needs", rich_help_panel=BUILD)] = False
+    compiler: Annotated[bool, Option("--compiler", help="for COMPILE=1, which sets it", rich_help_panel=BUILD)] = False
     run_as: Annotated[
-        str | None, Option(help="root, if workers download models onto a network volume", rich_help_panel=BUILD)
+        str | None, Option(help="root, for workers with a network volume; `up` sees to that", rich_help_panel=BUILD)
     ] = None
     engine: Annotated[Engine, Option(help="that builds and pushes", rich_help_panel=BUILD)] = Engine.DOCKER
+
+
+@dataclass(frozen=True)
+class Meant:
+    """Which endpoint."""
+
+    endpoint_id: Annotated[
+        str | None, Option(help="of the endpoint; RUNPOD_ENDPOINT_ID, where neither this nor --name is said")
+    ] = None
+    name: Annotated[str | None, Option(help="of the endpoint, which is looked for by it; qwen-image-edit")] = None
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,12 @@ import ipaddress
 import json
 import math
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import requests
 from requests.auth import AuthBase
@@ -33,11 +35,14 @@ def key() -> str:
     """The API key of this shell.
 
     Raises:
-        DeployError: there is none.
+        DeployError: there is none, or it is none.
     """
-    if found := os.environ.get("RUNPOD_API_KEY", "").strip():
-        return found
-    raise DeployError(f"there is no API key: {MAKE_A_KEY}; --dry-run needs none")
+    found = os.environ.get("RUNPOD_API_KEY", "").strip()
+    if not found:
+        raise DeployError(f"there is no API key: {MAKE_A_KEY}")
+    if not re.fullmatch("[!-~]+", found):
+        raise DeployError(f"RUNPOD_API_KEY has a space, a line break or a letter that no API key has: {MAKE_A_KEY}")
+    return found
 
 
 class _Bearer(AuthBase):
@@ -60,7 +65,7 @@ class Api:
         pause_s: before the second try; doubled before each further one.
 
     Raises:
-        DeployError: the key would travel unencrypted.
+        DeployError: the key would travel unencrypted, or the address is none.
     """
 
     def __init__(self, base: str, secret: str, pause_s: float = 1.0) -> None:
@@ -68,7 +73,10 @@ class Api:
         self._secret = secret
         self._pause_s = pause_s
         self._session = requests.Session()
-        parts = urlsplit(self.base)
+        try:
+            parts = urlsplit(self.base)
+        except ValueError as error:
+            raise DeployError(f"{self.base} is no address: {error}") from None
         if not parts.hostname or not (parts.scheme == "https" or (parts.scheme == "http" and _is_here(parts.hostname))):
             raise DeployError(f"{self.base} must begin with https://: the API key is sent there")
 
@@ -91,6 +99,8 @@ class Api:
                 answer = response.json()
             except ValueError:
                 answer = None
+            except requests.RequestException as error:
+                raise self._lost(method, error) from None
         if not isinstance(answer, dict):
             raise DeployError(f"{self._host} answers something else than JSON: is {self.base} right?")
         return answer
@@ -112,10 +122,7 @@ class Api:
                     time.sleep(pause)
                     pause *= 2
                     continue
-                unsure = "" if method in IDEMPOTENT else "; it may have been done all the same: look with `status`"
-                raise DeployError(
-                    f"{self._host} cannot be reached ({type(error).__name__}): is there a network, or a proxy?{unsure}"
-                ) from None
+                raise self._lost(method, error) from None
             if response.ok and not response.is_redirect:
                 return response
             again = response.status_code == requests.codes.too_many_requests or (
@@ -133,6 +140,11 @@ class Api:
                 return response
             raise DeployError(self._refusal(response, what, wait_s))
         raise AssertionError("the last try returns or raises")
+
+    def _lost(self, method: str, error: requests.RequestException) -> DeployError:
+        unsure = "" if method in IDEMPOTENT else "; it may have been done all the same: look with `status`"
+        name = type(error).__name__
+        return DeployError(f"{self._host} cannot be reached ({name}): is there a network, or a proxy?{unsure}")
 
     @property
     def _host(self) -> str:
@@ -221,18 +233,23 @@ class Rest(Api):
             endpoint_id: whose worker.
             worker: its id.
             tail: lines of the past to begin with.
-            quiet_s: the stream stays open after the last of them: without news for so long, it is at its end.
+            quiet_s: the stream stays open after the last of them: without news for so long, it is at its end. Where
+                there are always news, it is after as many lines, or ten times as long.
             follow: go on for ever instead, from the last line on where the stream breaks off.
         """
-        path, what = f"{path_of(endpoint_id)}/workers/{worker}/logs", f"worker {worker}"
+        path, what = f"{path_of(endpoint_id)}/workers/{_id(worker, 'worker')}/logs", f"worker {worker}"
+        end = math.inf if follow else time.monotonic() + 10 * quiet_s
         last: dict[str, str] = {}
         while True:
             read_s = TIMEOUT_S[1] if follow else quiet_s
             with self.open("GET", f"{path}?tail={tail}", what=what, headers=last, read_s=read_s) as stream:
-                for event_id, event in _events(stream, quiet_s=None if follow else quiet_s):
+                events = _events(stream, quiet_s=None if follow else quiet_s)
+                for event_id, event in events if follow else islice(events, tail):
                     if event_id:
                         last = {"Last-Event-ID": event_id}
                     yield event
+                    if time.monotonic() > end:
+                        break
             if not follow:
                 return
             time.sleep(self._pause_s)
@@ -244,9 +261,13 @@ def path_of(endpoint_id: str) -> str:
     Raises:
         DeployError: it is no id, but something that would make another path.
     """
-    if not endpoint_id.replace("-", "").replace("_", "").isalnum():
-        raise DeployError(f"{endpoint_id!r} is no endpoint's id: letters and digits, as in 4m7x2k9q")
-    return f"/v2/serverless/{endpoint_id}"
+    return f"/v2/serverless/{_id(endpoint_id, 'endpoint')}"
+
+
+def _id(said: str, what: str) -> str:
+    if not re.fullmatch("[A-Za-z0-9_-]+", said):
+        raise DeployError(f"{said!r} is no {what}'s id: letters and digits, as in 4m7x2k9q")
+    return said
 
 
 def rest_url() -> str:
@@ -265,9 +286,10 @@ def _events(stream: requests.Response, quiet_s: float | None) -> Iterator[tuple[
             elif field == "data":
                 news = time.monotonic()
                 try:
-                    yield event_id, json.loads(value)
+                    event = json.loads(value)
                 except ValueError:
-                    yield event_id, {"source": "", "ts": "", "line": value.strip()}
+                    event = None
+                yield event_id, event if isinstance(event, dict) else {"source": "", "ts": "", "line": value.strip()}
             elif quiet_s is not None and time.monotonic() - news > quiet_s:
                 return  # nothing but signs of life
     except requests.RequestException:
@@ -289,11 +311,11 @@ class Jobs(Api):
 
     def status(self, job_id: str) -> Answer:
         """Of a job."""
-        return self.call("GET", f"/status/{job_id}", what=f"job {job_id}")
+        return self.call("GET", f"/status/{quote(job_id, safe='')}", what=f"job {job_id}")
 
     def cancel(self, job_id: str) -> None:
         """Give a job up."""
-        self.call("POST", f"/cancel/{job_id}", what=f"job {job_id}")
+        self.call("POST", f"/cancel/{quote(job_id, safe='')}", what=f"job {job_id}")
 
     def health(self) -> Answer:
         """How many jobs and workers there are, by their state."""

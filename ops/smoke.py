@@ -11,6 +11,7 @@ from typing import Any
 
 import requests
 from PIL import Image, ImageDraw
+from urllib3.exceptions import HTTPError
 
 from ops.rest import DeployError, Jobs, Rest
 from qwen_worker import cards
@@ -154,7 +155,7 @@ def _opened(link: str, job_id: str) -> bytes:
                 raise DeployError(f"the link of job {job_id} answers {answer.status_code}: are S3_ENDPOINT and the "
                                   "bucket's key right, and is this machine's clock?")  # fmt: skip
             file = answer.raw.read(LARGEST + 1, decode_content=True)
-    except requests.RequestException as error:
+    except (requests.RequestException, HTTPError) as error:
         raise DeployError(f"the link of job {job_id} does not open ({type(error).__name__}): can this machine reach "
                           "the bucket?") from None  # fmt: skip
     return bytes(file)

@@ -60,6 +60,8 @@ class Retoucher:
         picture.save(buffer, "JPEG" if self.wrong == "format" else "PNG")
         file = source if self.wrong == "unchanged" else buffer.getvalue()
         link = self._host.put(f"/{job_id}.png", b"else" if self.wrong == "bytes" else file)
+        if self.wrong == "cut":
+            link = self._host.put(f"/{job_id}.png", file, **{"Content-Length": "999999", "Connection": "close"})
         meta = {
             "output": {"sha256": hashlib.sha256(file).hexdigest()},
             "timings_ms": {"edit": 12.0, "fetch": 0.0, "total": 13.0},

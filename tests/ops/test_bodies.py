@@ -66,11 +66,16 @@ def test_a_new_endpoint_has_what_the_worker_needs() -> None:
         (["--image-name", "pictures", "--tag", "sha256:" + "0" * 64],
          {"image": "docker.io/you/pictures@sha256:" + "0" * 64}),
         (["--network-volume", "v1", "--network-volume", "v2"], {"networkVolumes": ["v1", "v2"], "disk": 20}),
+        (["--network-volume", ""], {"networkVolumes": [], "disk": 80}),
         (["--model-from", "cached"], {"disk": 20}),
         (["--model-from", "image"], {"disk": 20}),
         (["--network-volume", "v1", "--model-from", "download"], {"disk": 80}),
         (["--env", f"T2I_MODEL_ID={TEXT.id}"], {"disk": 120}),
         (["--disk", "200"], {"disk": 200}),
+        (["--registry", "localhost:5000/a/b__c", "--tag", "1_A.b@sha256:" + "0" * 64],
+         {"image": "localhost:5000/a/b__c/qwen-worker:1_A.b@sha256:" + "0" * 64}),
+        (["--env", "COMPUTED_CACHE_BYTES=40000000000"],
+         {"gpu": {"count": 1, "minCudaVersion": "13.0", "pools": ["HOPPER_141", "BLACKWELL_180"]}}),
         (["--data-center", "EU-RO-1"], {"dataCenterIds": ["EU-RO-1"]}),
         (["--no-flashboot"], {"flashboot": "OFF"}),
         (["--request-count", "2"],
@@ -135,13 +140,15 @@ def test_variables_come_from_files_and_options(tmp_path: Path) -> None:
 
 def test_what_is_wrong_is_told_before_anything_is_sent() -> None:
     """All of it at once, with what to do; a secret is not repeated."""
-    said = refused("--env", PLAIN, "--env", "MODL_ID=x", "--env", "WARMUP", "--env", "RUNPOD_API_KEY=rpa_1")
+    said = refused("--env", PLAIN, "--env", "MODL_ID=x", "--env", "K005plainvalue", "--env", "RUNPOD_API_KEY=rpa_1",
+                   "--secret", "S3_ACCESS_KEY=K005plainvalue+", "--secret", "K005plainvalue")  # fmt: skip
 
     assert "S3_SECRET_KEY could be read" in said
     assert "make a secret in RunPod's console" in said
     assert "K005plainvalue" not in said
     assert "MODL_ID is no variable of the worker: is it MODEL_ID?" in said
-    assert "--env WARMUP: must be KEY=VALUE" in said
+    assert "an --env has no =: it must be KEY=VALUE" in said
+    assert "--secret must be KEY=NAME" in said
     assert "RUNPOD_API_KEY is yours" in said
 
 
@@ -154,12 +161,24 @@ def test_what_is_wrong_is_told_before_anything_is_sent() -> None:
         (["--gpu-pool", "AMPERE_16"], "--gpu-pool AMPERE_16: no profile fits"),
         (["--gpu-pool", "AMPERE_24", "--env", "PROFILE=fp8"], "PROFILE=fp8 needs a GPU that multiplies 8-bit floats"),
         (["--gpu-pool", "ADA_99"], "--gpu-pool ADA_99: there is no such pool"),
+        (["--env", "S3_ACCESS_KEY="], "S3_ACCESS_KEY: Field required"),
+        (["--env", "EXECUTION_TIMEOUT_SECONDS={{ RUNPOD_SECRET_t }}"], "say seconds, and no secret"),
+        (["--model-from", "volume"], "say --network-volume ID"),
+        (["--network-volume", "", "--model-from", "volume"], "say --network-volume ID"),
+        (["--min-cuda-version", "13"], "--min-cuda-version must be as in 13.0"),
+        (["--name", ""], "--name must not be empty"),
+        (["--queue-delay", "inf"], "--queue-delay must be a number of seconds"),
         (["--queue-delay", "3", "--request-count", "2"], "exclude one another"),
         (["--idle-timeout", "3", "--request-count", "2"], "--idle-timeout is not for --request-count"),
         (["--workers-min", "4"], "--workers-min is more than --workers-max"),
         (["--registry", ""], "Say --registry docker.io/you"),
         (["--tag", "a b"], "is no image's name"),
-        (["--secret", "LOG_LEVEL=x"], "--secret LOG_LEVEL=x: must be KEY=NAME"),
+        (["--tag", "\u00e9"], "is no image's name"),
+        (["--registry", "https://docker.io/you"], "is no image's name"),
+        (["--registry", "docker.io//you"], "is no image's name"),
+        (["--registry", "docker.io/you:1"], "is no image's name"),
+        (["--image-name", "docker.io/you/qwen-worker:1.0"], "is no image's name"),
+        (["--secret", "LOG_LEVEL=x"], "--secret must be KEY=NAME"),
         (["--env", "MODEL_ID=me/model", "--env", "MODEL_CLASS=QwenImageEditPipeline", "--env",
           "MODEL_REVISION=" + "a" * 40], "name its GPUs with --gpu-pool"),
         (["--env", "PROFILE=int4", "--env", "MODEL_ID=Qwen/Qwen-Image-2.1", "--env",
@@ -169,6 +188,36 @@ def test_what_is_wrong_is_told_before_anything_is_sent() -> None:
 def test_what_cannot_be_is_refused(options: list[str], said: str) -> None:
     """In the words of whoever would refuse it later: the worker's settings, its profiles, RunPod."""
     assert said in refused(*options)
+
+
+def test_a_release_shows_no_secret() -> None:
+    """However it names the variable that was changed."""
+    name, given = "S3_SECRET_KEY", "{{ RUNPOD_SECRET_b2 }}"
+    releases = [{"diff": [{"field": "env.S3_SECRET_KEY", "old": "plain", "new": given},
+                          {"field": "env", "old": {name: "plain", "PRESET": "exact"}, "new": None}]}]  # fmt: skip
+
+    assert bodies.hidden(releases) == [
+        {"diff": [{"field": "env.S3_SECRET_KEY", "old": "(a secret)", "new": given},
+                  {"field": "env", "old": {name: "(a secret)", "PRESET": "exact"}, "new": None}]}
+    ]  # fmt: skip
+
+
+def test_a_file_that_is_no_text_is_told(tmp_path: Path) -> None:
+    """Its bytes are no UTF-8."""
+    file = tmp_path / "latin.env"
+    file.write_bytes(b"S3_BUCKET=caf\xe9\n")
+
+    assert f"--env-file {file} is not in UTF-8" in refused("--env-file", str(file))
+
+
+def test_what_a_secret_holds_is_not_looked_into() -> None:
+    """Whatever variable it is the value of; the others are checked all the same."""
+    held = [part for name in ("S3_ENDPOINT", "S3_BUCKET", "S3_REGION", "PRESET")
+            for part in ("--env", f"{name}={{{{ RUNPOD_SECRET_one }}}}")]  # fmt: skip
+
+    assert dry(*held)["env"]["S3_ENDPOINT"] == "{{ RUNPOD_SECRET_one }}"
+    assert dry(*held[4:6])["env"]["S3_REGION"] == "{{ RUNPOD_SECRET_one }}"
+    assert "ATTENTION: Input should be" in refused(*held, "--env", "ATTENTION=x")
 
 
 def test_a_model_of_the_volume_needs_no_commit() -> None:

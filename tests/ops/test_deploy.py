@@ -1,19 +1,24 @@
 """`python -m ops.deploy`, as a person uses it."""
 
-import os
+import json
+import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from local.runpod_api import LocalRunPod
 from local.runpod_faults import Fault
 from local.runpod_rest import KEY, LocalRest, problems
 from local.worker import ROOT
+from qwen_worker.family import TEXT
 from tests.ops.conftest import HERE, Done, as_a_process, deployed
 
 ENGINE = """#!/bin/sh
-echo "$0 $* token=$HF_TOKEN" >> "$ENGINE_LOG"
+echo "$0 $* token=$HF_TOKEN key=$RUNPOD_API_KEY" >> "$ENGINE_LOG"
+eval "$ENGINE_DOES"
 exit "${ENGINE_CODE:-0}"
 """
 
@@ -60,7 +65,6 @@ def test_an_error_is_a_sentence() -> None:
     ("arguments", "method", "path"),
     [
         (["create", *HERE], "POST", "/v2/serverless"),
-        (["update", "--endpoint-id", "ep1", "--tag", "2"], "PATCH", "/v2/serverless/ep1"),
         (["destroy", "--endpoint-id", "ep1"], "DELETE", "/v2/serverless/ep1"),
     ],
 )
@@ -75,6 +79,21 @@ def test_a_dry_run_sends_nothing(
     assert done.code == 0
     assert (done.json["method"], done.json["url"]) == (method, f"http://127.0.0.1:{rest.port}{path}")
     assert rest.requests == []
+
+
+def test_a_dry_run_of_a_change_asks_how_the_endpoint_is(rest: LocalRest, made: Callable[..., str]) -> None:
+    """And prints what would be sent, and no more."""
+    endpoint_id = made()
+
+    done = deployed("update", "--tag", "2", "--workers-max", "3", "--dry-run")
+
+    assert done.json == {
+        "method": "PATCH",
+        "url": f"http://127.0.0.1:{rest.port}/v2/serverless/{endpoint_id}",
+        "body": {"image": "docker.io/you/qwen-worker:2"},
+    }
+    assert done.err == "image: docker.io/you/qwen-worker:latest -> docker.io/you/qwen-worker:2\n"
+    assert {one.method for one in rest.requests} == {"GET"}
 
 
 def test_an_endpoint_is_made_once(rest: LocalRest) -> None:
@@ -115,6 +134,9 @@ def test_only_what_is_said_changes(rest: LocalRest, made: Callable[..., str]) ->
         (["--min-cuda-version", "13.1"], {"gpu": {"minCudaVersion": "13.1"}}),
         (["--network-volume", "v1", "--model-from", "volume"], {"networkVolumes": ["v1"], "disk": 20}),
         (["--registry", "ghcr.io/me"], {"image": "ghcr.io/me/qwen-worker:latest"}),
+        (["--network-volume", "v1"], {"networkVolumes": ["v1"], "disk": 20}),
+        (["--env", f"T2I_MODEL_ID={TEXT.id}", "--gpu-pool", "HOPPER_141"],
+         {"gpu": {"pools": ["HOPPER_141"]}, "disk": 120}),
         (["--no-flashboot"], {"flashboot": "OFF"}),
         (["--data-center", "EU-RO-1", "--data-center", ""], {"dataCenterIds": ["EU-RO-1"]}),
     ],
@@ -130,7 +152,54 @@ def test_each_change_is_sent_alone(
     sent = the_patch(rest)
     env = sent.pop("env", None)
     assert sent == body
-    assert env is None or env["EXECUTION_TIMEOUT_SECONDS"] == "900"
+    assert env is None or env["EXECUTION_TIMEOUT_SECONDS"] == str(body.get("timeout", 600000) // 1000)
+
+
+def test_what_is_not_said_stays(rest: LocalRest, made: Callable[..., str]) -> None:
+    """A timeout that was set by hand, a disk, GPUs that are not told; it is looked at all the same."""
+    endpoint = rest.endpoints[made("--disk", "200")]
+    endpoint |= {"timeout": 1800000, "gpu": None, "workers": {"min": 0, "max": 3}}
+    del endpoint["env"]["EXECUTION_TIMEOUT_SECONDS"]
+
+    assert deployed("update", "--tag", "2", "--env", "LOG_LEVEL=DEBUG").code == 0
+    assert the_patch(rest).keys() == {"image", "env"}
+    assert "EXECUTION_TIMEOUT_SECONDS" not in endpoint["env"]
+    assert deployed("update", "--gpu-pool", "AMPERE_80").json["gpu"] == {"pools": ["AMPERE_80"]}
+    endpoint["timeout"] = 300000
+    assert "EXECUTION_TIMEOUT_SECONDS: is 300" in deployed("update", "--tag", "3").err
+
+
+def test_a_volume_that_goes_leaves_room_for_the_model(rest: LocalRest, made: Callable[..., str]) -> None:
+    """A second one changes nothing of that."""
+    made("--network-volume", "v1", "--disk", "30")
+
+    assert deployed("update", "--network-volume", "v1", "--network-volume", "v2").json["disk"] == 30
+    assert "say --network-volume" in deployed("update", "--network-volume", "", "--model-from", "volume").err
+    assert deployed("update", "--network-volume", "").json["disk"] == 80
+    assert rest.requests[-1].body == {"networkVolumes": [], "disk": 80}
+
+
+def test_a_tag_replaces_tag_and_digest(rest: LocalRest, made: Callable[..., str]) -> None:
+    """And without a registry there is nothing to pull."""
+    endpoint = rest.endpoints[made()]
+    endpoint["image"] = "docker.io/you/qwen-worker:1@sha256:" + "0" * 64
+
+    moved = deployed("update", "--registry", "ghcr.io/me")
+
+    assert moved.json["image"] == "ghcr.io/me/qwen-worker:1@sha256:" + "0" * 64
+    assert deployed("update", "--tag", "2").json["image"] == "ghcr.io/me/qwen-worker:2"
+    assert "Say --registry" in deployed("update", "--registry", "").err
+
+
+@pytest.mark.parametrize("unset", [["--unset", "S3_SECRET_KEY"], ["--env", "S3_SECRET_KEY="]])
+def test_a_secret_that_is_needed_stays(rest: LocalRest, made: Callable[..., str], unset: list[str]) -> None:
+    """Without it no worker would start, nor does one where it is not there to begin with."""
+    endpoint = rest.endpoints[made()]
+
+    assert "S3_SECRET_KEY: Field required" in deployed("update", *unset).err
+    del endpoint["env"]["S3_SECRET_KEY"]
+    assert "S3_SECRET_KEY: Field required" in deployed("update", "--tag", "2").err
+    assert {one.method for one in rest.requests} == {"GET"}
 
 
 def test_nothing_to_change_sends_nothing(rest: LocalRest, made: Callable[..., str]) -> None:
@@ -152,13 +221,22 @@ def test_a_change_that_would_end_workers_is_refused(rest: LocalRest, made: Calla
     assert {one.method for one in rest.requests} == {"GET"}
 
 
-def test_a_secret_that_stood_there_is_not_shown(rest: LocalRest, made: Callable[..., str]) -> None:
+def test_a_secret_that_stood_there_is_not_shown(
+    rest: LocalRest, made: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An endpoint that was made by hand may have one; with a reference in its place it is gone."""
     endpoint_id = made()
     rest.endpoints[endpoint_id]["env"]["S3_SECRET_KEY"] = "plain-value"  # noqa: S105
 
+    shown = [deployed("update", "--tag", "2"), deployed("update", "--tag", "2"),
+             deployed("update", "--env", "WARMUP=0", "--dry-run"), deployed("update", "--env", "WARMUP=0")]  # fmt: skip
+    with LocalRunPod() as jobs:
+        monkeypatch.setenv("RUNPOD_ENDPOINT_BASE_URL", jobs.base_url)
+        shown.append(deployed("status", "--json"))
     done = deployed("update", "--secret", "S3_SECRET_KEY=b2")
 
+    assert all('"S3_SECRET_KEY": "(a secret)"' in one.out for one in shown)
+    assert "plain-value" not in str(shown)
     assert "env.S3_SECRET_KEY: (a secret) -> {{ RUNPOD_SECRET_b2 }}" in done.err
     assert "plain-value" not in done.out + done.err
 
@@ -184,6 +262,23 @@ def test_an_endpoint_is_found(rest: LocalRest, made: Callable[..., str], monkeyp
     rest.endpoints["twin"] = {**rest.endpoints[endpoint_id], "id": "twin"}
 
     assert f"one is the name of {endpoint_id}, twin: say --endpoint-id" in deployed("update", "--name", "one").err
+
+
+def test_the_environment_names_it_where_nobody_does(
+    rest: LocalRest, made: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is said on the command line wins, and a variable that is not set is no name."""
+    mine, staging = made(), made("--name", "staging")
+    monkeypatch.setenv("RUNPOD_ENDPOINT_ID", mine)
+
+    assert deployed("update", "--name", "staging", "--workers-max", "1").json["id"] == staging
+    assert deployed("up", *HERE, "--skip-build", "--name", "third").json["name"] == "third"
+    assert deployed("destroy", "--name", "staging", "--yes").code == 0
+    for empty in ("--endpoint-id", "--name"):
+        for command in (["destroy", "--yes"], ["destroy", "--dry-run"], ["update"], ["up"], ["status"], ["logs"],
+                        ["smoke"]):  # fmt: skip
+            assert "is empty: is a variable of your shell not set?" in deployed(*command, empty, "").err
+    assert [one["name"] for one in rest.endpoints.values()] == ["qwen-image-edit", "third"]
 
 
 def test_deletion_asks(rest: LocalRest, made: Callable[..., str]) -> None:
@@ -222,9 +317,9 @@ def test_an_image_is_built_and_pushed(engine: Callable[[], list[str]], monkeypat
             "--build-arg BASE_IMAGE=python:3.12-slim "
             "--build-arg BAKE_MODEL=1 --build-arg MODEL_ID=Qwen/Qwen-Image-Edit --build-arg MODEL_REVISION=c0 "
             "--build-arg COMPILER=1 --build-arg RUN_AS=root --secret id=HF_TOKEN,env=HF_TOKEN "
-            f"{ROOT} token=a-token"
+            f"{ROOT} token=a-token key="
         ),
-        "buildah push docker.io/you/qwen-worker:1 token=a-token",
+        "buildah push docker.io/you/qwen-worker:1 token=a-token key=",
     ]
 
 
@@ -236,6 +331,9 @@ def test_a_build_that_fails_is_the_end(
     assert "`docker build` failed with exit code 3" in deployed("up", *HERE).err
     assert "there is no podman here" in deployed("build", "--engine", "podman").err
     assert "Say --registry" in deployed("push").err
+    digest = ("--registry", "docker.io/you", "--tag", "sha256:" + "0" * 64)
+    assert "built already, by its digest" in deployed("build", *digest).err
+    assert "built already, by its digest" in deployed("push", *digest).err
     assert len(engine()) == 1
     assert rest.endpoints == {}
 
@@ -252,6 +350,56 @@ def test_up_does_it_all(rest: LocalRest, engine: Callable[[], list[str]]) -> Non
     assert the_patch(rest) == {"image": "docker.io/you/qwen-worker:2"}
 
 
+def test_up_goes_by_what_the_endpoint_has(
+    rest: LocalRest, engine: Callable[[], list[str]], made: Callable[..., str]
+) -> None:
+    """Its volume needs root, its COMPILE=1 a compiler, and its model is the one that is baked."""
+    endpoint = rest.endpoints[made("--network-volume", "v1", "--env", "COMPILE=1")]
+    assert deployed("up", "--registry", "docker.io/you", "--tag", "2").code == 0
+    endpoint["env"]["MODEL_ID"] = "Qwen/Qwen-Image-Edit-2509"
+    again = ("up", "--registry", "docker.io/you", "--tag", "3", "--bake-model")
+    assert deployed(*again).code == 0
+    assert "but workers load Qwen/Qwen-Image-Edit-2509" in deployed(*again, "--model-id", "Qwen/Qwen-Image-Edit").err
+
+    plain, _, bakes, _ = engine()
+    assert "--build-arg COMPILER=1 --build-arg RUN_AS=root" in plain
+    assert "--build-arg MODEL_ID=Qwen/Qwen-Image-Edit-2509" in bakes
+    assert "RUN_AS" not in bakes
+
+
+def test_up_without_a_build_keeps_the_image(rest: LocalRest, made: Callable[..., str]) -> None:
+    """As far as it is not said."""
+    made("--tag", "1")
+
+    assert deployed("up", "--skip-build", "--workers-max", "5").code == 0
+
+    assert the_patch(rest).keys() == {"workers"}
+
+
+def test_what_changed_during_the_build_stays(
+    rest: LocalRest, engine: Callable[[], list[str]], made: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes an hour: the endpoint is looked at again, also whether there is one."""
+    endpoint = rest.endpoints[made("--tag", "1")]
+    call = (
+        "import os, sys, urllib.request as http\n"
+        "head = {'Authorization': 'Bearer %s', 'Content-Type': 'application/json'}\n"
+        "http.urlopen(http.Request(sys.argv[1], sys.argv[3].encode(), head, method=sys.argv[2]))"
+    )
+    called = f"{sys.executable} -c {shlex.quote(call % KEY)} http://127.0.0.1:{rest.port}/v2/serverless"
+    env = json.dumps({"env": {**endpoint["env"], "LOG_LEVEL": "DEBUG"}})
+    monkeypatch.setenv("ENGINE_DOES", f"[ $1 = push ] || {called}/{endpoint['id']} PATCH {shlex.quote(env)}")
+
+    assert deployed("up", "--registry", "docker.io/you", "--tag", "2", "--env", "WARMUP=0").code == 0
+
+    assert (endpoint["env"]["LOG_LEVEL"], endpoint["env"]["WARMUP"]) == ("DEBUG", "0")
+    twin = json.dumps(deployed("create", *HERE, "--name", "new", "--dry-run").json["body"])
+    monkeypatch.setenv("ENGINE_DOES", f"[ $1 = push ] || {called} POST {shlex.quote(twin)}")
+    assert deployed("up", *HERE, "--tag", "2", "--name", "new").json["image"].endswith(":2")
+    assert [one["name"] for one in rest.endpoints.values()] == ["qwen-image-edit", "new"]
+    assert len(engine()) == 4
+
+
 def test_up_does_a_part(rest: LocalRest, engine: Callable[[], list[str]]) -> None:
     """--build-only asks nobody, --skip-build builds nothing, and a baked model is the one that is loaded."""
     assert deployed("up", "--build-only").code == 0
@@ -263,20 +411,35 @@ def test_up_does_a_part(rest: LocalRest, engine: Callable[[], list[str]]) -> Non
     assert "say --env MODEL_ID=Qwen/Qwen-Image-Edit-2509" in other.err
 
 
-@pytest.mark.parametrize(("known", "method"), [([], "POST"), (["--endpoint-id", "ep1"], "PATCH")])
-def test_a_dry_run_of_up_lists_its_steps(engine: Callable[[], list[str]], known: list[str], method: str) -> None:
-    """As one JSON list."""
-    done = deployed("up", *HERE, *known, "--dry-run")
+def test_a_dry_run_of_up_lists_its_steps(
+    rest: LocalRest, engine: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one JSON list; with a key it asks whether there is an endpoint, without one it takes it for new."""
+    there, new = ["build", "push", "PATCH"], ["build", "push", "POST"]
+    assert steps(deployed("up", *HERE, "--dry-run")) == new
+    endpoint_id = deployed("create", *HERE).json["id"]
+    rest.requests.clear()
 
-    assert [one.get("method") or one["command"][1] for one in done.json] == ["build", "push", method]
+    assert steps(deployed("up", *HERE, "--tag", "2", "--dry-run")) == there
+    assert {one.method for one in rest.requests} == {"GET"}
+    monkeypatch.delenv("RUNPOD_API_KEY")
+    assert steps(deployed("up", *HERE, "--dry-run")) == new
+    assert "there is no API key" in deployed("up", *HERE, "--endpoint-id", endpoint_id, "--dry-run").err
     assert engine() == []
 
 
-def test_the_engine_is_told_of_nothing_else(engine: Callable[[], list[str]]) -> None:
+def steps(done: Done) -> list[str]:
+    return [one.get("method") or one["command"][1] for one in done.json]
+
+
+def test_the_engine_is_told_of_nothing_else(
+    engine: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
     """Without a token no secret is asked for; stdout stays empty."""
+    monkeypatch.setenv("RUNPOD_API_KEY", KEY)
+
     done: Done = deployed("build")
 
     assert "--secret" not in engine()[0]
     assert done.out == ""
-    assert KEY not in engine()[0]
-    assert "RUNPOD_API_KEY" not in os.environ
+    assert engine()[0].endswith(" key=")

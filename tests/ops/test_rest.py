@@ -7,7 +7,7 @@ import pytest
 
 from local.runpod_faults import Fault
 from local.runpod_rest import KEY, READ_ONLY_KEY, LocalRest
-from ops.rest import DeployError, Jobs, Rest
+from ops.rest import DeployError, Jobs, Rest, key
 
 PAUSE_S = 0.01
 BODY = {
@@ -59,6 +59,17 @@ def test_what_may_be_done_twice_is_tried_again(rest: LocalRest, fault: Fault) ->
     assert len(rest.requests) == 4
 
 
+def test_an_answer_that_breaks_off_is_told(rest: LocalRest) -> None:
+    """Of a request that may have been done, with that."""
+    rest.lost = Fault("cut")
+
+    with pytest.raises(DeployError, match=r"\(ChunkedEncodingError\): is there a network, or a proxy\?$"):
+        client().endpoints()
+    with pytest.raises(DeployError, match="it may have been done all the same"):
+        client().create(BODY)
+    assert [one["name"] for one in rest.endpoints.values()] == ["x"]
+
+
 def test_tries_have_an_end(rest: LocalRest) -> None:
     """Five, and none for which a person would have to wait too long."""
     rest.fault = Fault(status=429, headers={"Retry-After": "0"})
@@ -93,6 +104,8 @@ def test_refusals_say_what_to_do(rest: LocalRest) -> None:
         client().endpoint("nothere")
     with pytest.raises(DeployError, match=r"is no endpoint's id"):
         client().endpoint("../templates")
+    with pytest.raises(DeployError, match=r"'\.\./\.\./x\?y' is no worker's id"):
+        next(client().log(endpoint_id, "../../x?y", 1, 0.1, follow=False))
     with pytest.raises(DeployError, match=r"refuses the endpoint: \$\.disk: 0 is less than.*; \$: .*'bogus'"):
         client().create({**BODY, "disk": 0, "bogus": 1})
     rest.fault = Fault(status=500, body="<html>", content_type="text/html")
@@ -111,15 +124,25 @@ def test_the_key_is_not_told(rest: LocalRest) -> None:
         client().endpoints()
 
 
-@pytest.mark.parametrize("address", ["http://api.example.com", "ftp://127.0.0.1", "api.runpod.io"])
+@pytest.mark.parametrize("said", ["rpa_one\nX-Other: two", "rpa_one two", "rpa_\u201cone\u201d"])
+def test_what_is_no_key_is_not_repeated(monkeypatch: pytest.MonkeyPatch, said: str) -> None:
+    """As no header may have it, an error would be a traceback with the key in it."""
+    monkeypatch.setenv("RUNPOD_API_KEY", said)
+
+    with pytest.raises(DeployError, match="that no API key has") as told:
+        key()
+    assert "rpa_" not in str(told.value)
+
+
+@pytest.mark.parametrize("address", ["http://api.example.com", "ftp://127.0.0.1", "api.runpod.io", "https://["])
 def test_the_key_never_travels_in_the_open(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     """Only this machine is reached without TLS."""
     monkeypatch.setenv("RUNPOD_REST_URL", address)
     monkeypatch.setenv("RUNPOD_ENDPOINT_BASE_URL", address)
 
-    with pytest.raises(DeployError, match="must begin with https://"):
+    with pytest.raises(DeployError, match=r"must begin with https://|is no address"):
         client()
-    with pytest.raises(DeployError, match="must begin with https://"):
+    with pytest.raises(DeployError, match=r"must begin with https://|is no address"):
         Jobs("ep1", KEY)
 
 
@@ -148,6 +171,28 @@ def test_a_log_ends_when_it_is_told() -> None:
     events = list(client().log(endpoint_id, "w1", 1, 0.3, follow=False))
 
     assert [event["line"] for event in events] == ["worker ready"]
+
+
+def test_a_log_of_a_worker_that_goes_on_ends(rest: LocalRest) -> None:
+    """After so many lines, or after so long."""
+    endpoint_id = client().create(BODY)["id"]
+    rest.chatters = True
+    started = time.monotonic()
+
+    assert len(list(client().log(endpoint_id, "w1", 2, 60, follow=False))) == 2
+    assert len(list(client().log(endpoint_id, "w1", 5000, 0.05, follow=False))) > 2
+    assert list(client().log(endpoint_id, "w1", 0, 60, follow=False)) == []
+    assert time.monotonic() - started < 5
+
+
+def test_a_log_may_have_anything_in_it(rest: LocalRest) -> None:
+    """What is no object is a line."""
+    endpoint_id = client().create(BODY)["id"]
+    rest.fault = Fault(body="data: 5\n\ndata: [1]\n\ndata: {\n\n", content_type="text/event-stream")
+
+    events = list(client().log(endpoint_id, "w1", 100, 1, follow=False))
+
+    assert events == [{"source": "", "ts": "", "line": line} for line in ("5", "[1]", "{")]
 
 
 def test_a_log_that_breaks_off_goes_on(rest: LocalRest) -> None:

@@ -92,6 +92,7 @@ def test_what_is_wrong_is_told(smoked: Callable[..., list[Done]]) -> None:
         "format": "is damaged, or not the PNG that was asked for",
         "size": "has 64 x 64 pixels, its source 256 x 192",
         "link": "answers 404: are S3_ENDPOINT",
+        "cut": "does not open (",
         "reused": "reused an earlier result",
     }
 
