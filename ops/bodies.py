@@ -253,20 +253,10 @@ def to_update(said: Said, current: Mapping[str, Any]) -> Body:
         DeployError: with what cannot be, also together with what there is.
     """
     new, made = fields(said), wanted(said, current)
-    env, was = made["env"], current.get("env") or {}
-    if EXECUTION in new.get("env", {}):
-        settings = settings_of(env)
-        _set_timeout(made, settings)
-    else:
-        settings = settings_of({EXECUTION: str(current["timeout"] / 1000), **env})
     _check_workers(made, scaled="scaling" in new)
-    if new.keys() & {"gpu", "env"} and (pools := made.get("gpu", {}).get("pools")):
-        gpu_pools.refuse_unfit(pools, settings)
-    place = _place(said, made)
-    moved = bool(made.get("networkVolumes")) != bool(current.get("networkVolumes"))
-    other = any((env.get(name) or "") != (was.get(name) or "") for name in ("MODEL_ID", "T2I_MODEL_ID"))
-    if said.disk is None and (said.model_from or moved or other):
-        made["disk"] = disk_gb(place, settings)
+    # How many workers there are can be changed all the same, as to stop an endpoint whose workers do not start.
+    if new.keys() & {"env", "gpu", "networkVolumes"} or said.model_from or names_image(said):
+        _refit(made, new, said, current)
     if names_image(said):
         made["image"] = _pulled(image(said, current.get("image") or ""))
     if "minCudaVersion" in new.get("gpu", {}) and (current.get("gpu") or {}).get("allowedCudaVersions"):
@@ -277,6 +267,23 @@ def to_update(said: Said, current: Mapping[str, Any]) -> Body:
         gpu = current.get("gpu") or {}
         changed["gpu"] = {name: value for name, value in changed["gpu"].items() if value != gpu.get(name)}
     return changed
+
+
+def _refit(made: Body, new: Body, said: Said, current: Mapping[str, Any]) -> None:
+    """See to it that a worker with other variables, GPUs or volumes starts, and has the disk for it."""
+    env, was = made["env"], current.get("env") or {}
+    if EXECUTION in new.get("env", {}):
+        settings = settings_of(env)
+        _set_timeout(made, settings)
+    else:
+        settings = settings_of({EXECUTION: str(current["timeout"] / 1000), **env})
+    if pools := made.get("gpu", {}).get("pools"):
+        gpu_pools.refuse_unfit(pools, settings)
+    place = _place(said, made)
+    moved = bool(made.get("networkVolumes")) != bool(current.get("networkVolumes"))
+    other = any((env.get(name) or "") != (was.get(name) or "") for name in ("MODEL_ID", "T2I_MODEL_ID"))
+    if said.disk is None and (said.model_from or moved or other):
+        made["disk"] = disk_gb(place, settings)
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> Body:
