@@ -30,7 +30,7 @@ from local.stack import Stack
 from local.web import ImageHost
 from local.worker import ROOT
 
-BUDGET_GB = (
+BUDGET_GB = 6.5
     7.0  # of the image without weights and without its base, uncompressed: nearly all of it are CUDA's libraries
 )
 SUITE = "trixie"
