@@ -30,9 +30,8 @@ from local.stack import Stack
 from local.web import ImageHost
 from local.worker import ROOT
 
+# Of the image without weights and without its base, uncompressed. Nearly all of it are CUDA's libraries.
 BUDGET_GB = 6.5
-    7.0  # of the image without weights and without its base, uncompressed: nearly all of it are CUDA's libraries
-)
 SUITE = "trixie"
 BASE, IMAGE = "localhost/qwen-worker-base", "localhost/qwen-worker-check"
 MODEL = "tiny/edit"
