@@ -8,16 +8,16 @@ be told to behave badly: see `LocalRunPod`.
 
 import asyncio
 import json
-import threading
 import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from local.aio_server import AioServer
 from local.runpod_faults import Fault
 
 ENDPOINT = "local"
@@ -64,7 +64,7 @@ class Job:
         return said
 
 
-class LocalRunPod:
+class LocalRunPod(AioServer):
     """The API in a thread of this process. Use it as a context manager.
 
     Attributes:
@@ -78,6 +78,7 @@ class LocalRunPod:
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.jobs: dict[str, Job] = {}
         self.pings = 0
         self.last_ping: dict[str, str] = {}  # its query
@@ -92,10 +93,7 @@ class LocalRunPod:
         self.way_s = 0.0
         self.ready = 1
         self._stops: list[str] = []
-        self._loop = asyncio.new_event_loop()
         self._changed = asyncio.Condition()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self.port = 0
 
     @property
     def base_url(self) -> str:
@@ -119,23 +117,12 @@ class LocalRunPod:
             "RUNPOD_SKIP_GPU_CHECK": "true",
         }
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(10)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(10)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-        self._loop.close()
-
     def requeue(self, job_id: str) -> None:
         """Hand a job out again at once, as the platform does when its worker is gone."""
         job = self.jobs[job_id]
         asyncio.run_coroutine_threadsafe(self._put_back([job]), self._loop).result(10)
 
-    async def _start(self) -> None:
+    def _app(self) -> web.Application:
         @web.middleware
         async def on_its_way(request: web.Request, handler: Handler) -> web.StreamResponse:
             if "worker" in request.match_info:
@@ -160,15 +147,14 @@ class LocalRunPod:
                 web.get(path + "/health", self._health),
             ]
         )
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
-        self.port = self._runner.addresses[0][1]
+        return app
+
+    async def _start(self) -> None:
+        await super()._start()
         self._looking = asyncio.create_task(self._look())
 
     async def _end(self) -> None:
-        await self._runner.cleanup()
+        await super()._end()
         held = asyncio.all_tasks() - {asyncio.current_task()}
         for question in held:
             question.cancel()

@@ -7,14 +7,14 @@ fail: see `LocalRest`.
 import asyncio
 import itertools
 import json
-import threading
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import jsonschema
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from local.aio_server import AioServer
 from local.runpod_faults import Fault
 from local.worker import ROOT
 
@@ -41,7 +41,7 @@ class Asked:
     headers: dict[str, str]
 
 
-class LocalRest:
+class LocalRest(AioServer):
     """The API in a thread of this process. Use it as a context manager.
 
     Attributes:
@@ -55,6 +55,7 @@ class LocalRest:
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.endpoints: dict[str, dict[str, Any]] = {}
         self.workers: dict[str, list[dict[str, Any]]] = {}
         self.requests: list[Asked] = []
@@ -65,27 +66,13 @@ class LocalRest:
         self.chatters = False
         self._numbers = itertools.count(1)
         self._releases: dict[str, list[dict[str, Any]]] = {}
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self.port = 0
 
     @property
     def environment(self) -> dict[str, str]:
         """Of `python -m ops.deploy`."""
         return {"RUNPOD_REST_URL": f"http://127.0.0.1:{self.port}", "RUNPOD_API_KEY": KEY}
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(10)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(10)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-        self._loop.close()
-
-    async def _start(self) -> None:
+    def _app(self) -> web.Application:
         app = web.Application(middlewares=[self._at_the_door])
         path = "/v2/serverless"
         app.add_routes(
@@ -100,11 +87,7 @@ class LocalRest:
                 web.get(path + "/{id}/workers/{worker}/logs", self._log),
             ]
         )
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
-        self.port = self._runner.addresses[0][1]
+        return app
 
     @web.middleware
     async def _at_the_door(self, request: web.Request, handler: Handler) -> web.StreamResponse:
