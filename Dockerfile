@@ -46,6 +46,8 @@ ARG MODEL_CLASS=
 ARG T2I_MODEL_ID=
 ARG T2I_MODEL_REVISION=
 ARG PRESET=
+ARG LIGHTNING_LORA=
+ARG T2I_LIGHTNING_LORA=
 ARG LORAS=
 # What is baked in is what the worker loads, unless the endpoint says otherwise. Empty means the default.
 ENV MODEL_ID=${MODEL_ID} \
@@ -54,6 +56,8 @@ ENV MODEL_ID=${MODEL_ID} \
     T2I_MODEL_ID=${T2I_MODEL_ID} \
     T2I_MODEL_REVISION=${T2I_MODEL_REVISION} \
     PRESET=${PRESET} \
+    LIGHTNING_LORA=${LIGHTNING_LORA} \
+    T2I_LIGHTNING_LORA=${T2I_LIGHTNING_LORA} \
     LORAS=${LORAS}
 USER 10001
 RUN --mount=type=secret,id=HF_TOKEN,uid=10001 \

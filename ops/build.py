@@ -12,7 +12,17 @@ from ops.rest import DeployError
 
 STDERR = 2
 # Variables of the worker that decide what it loads, which are arguments of the Dockerfile too.
-LOADS = ("MODEL_ID", "MODEL_REVISION", "MODEL_CLASS", "T2I_MODEL_ID", "T2I_MODEL_REVISION", "PRESET", "LORAS")
+LOADS = (
+    "MODEL_ID",
+    "MODEL_REVISION",
+    "MODEL_CLASS",
+    "T2I_MODEL_ID",
+    "T2I_MODEL_REVISION",
+    "PRESET",
+    "LIGHTNING_LORA",
+    "T2I_LIGHTNING_LORA",
+    "LORAS",
+)
 TRUE = {"1", "true", "t", "yes", "y", "on"}
 ROOT = Path(__file__).parent.parent
 

@@ -12,7 +12,9 @@ import pytest
 
 from local import sbom
 from local.worker import ROOT
+from ops.build import LOADS
 from qwen_worker.family import FAMILY, TEXT_TO_IMAGE
+from qwen_worker.settings import Settings
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 LOCK = (ROOT / "requirements.lock").read_text()
@@ -145,6 +147,13 @@ def test_a_model_is_baked_by_the_code_that_downloads() -> None:
     paths = (name.replace(".", "/") for name in done.stdout.split())
 
     assert copied == {f"{path}.py" if (ROOT / f"{path}.py").exists() else f"{path}/__init__.py" for path in paths}
+    # Whoever deploys, the image and the README name the same variables that may be baked.
+    (row,) = (line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| `MODEL_ID`, "))
+    for name in LOADS:
+        assert f"\nARG {name}=\n" in DOCKERFILE
+        assert f"{name}=${{{name}}}" in DOCKERFILE
+        assert f"`{name}`" in row
+        assert name.lower() in Settings.model_fields
     assert "--mount=type=secret,id=HF_TOKEN" in DOCKERFILE
     assert not re.search(r"^(ARG|ENV) .*TOKEN", DOCKERFILE, re.MULTILINE)
 

@@ -47,8 +47,8 @@ def test_a_command_sees_its_own_files_and_writes_none(tmp_path: Path) -> None:
     done = subprocess.run(
         [
             *(sys.executable, str(ROOT / "local" / "in_image.py"), str(image)),
-            *places,
             *(f"{volume}:/volume", f"{temporary}:/tmp"),
+            *places,  # last: this checkout may be below /tmp
         ],
         env={**os.environ, "GIVEN": "the machine's"},
         capture_output=True,

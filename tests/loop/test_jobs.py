@@ -168,7 +168,7 @@ def test_a_bucket_that_dies_during_the_edit_is_a_storage_error(stack: Stack) -> 
 
 def test_the_next_source_is_fetched_while_an_edit_runs(stack: Stack) -> None:
     """One job is taken ahead."""
-    first = stack.submit(said(stack, "ahead-1", width=1536, height=1536, num_inference_steps=5))
+    first = stack.submit(said(stack, "ahead-1", width=768, height=768, num_inference_steps=8))
     while not any("ahead-1" in target for target in stack.host.requests):
         time.sleep(0.02)
     second = stack.submit(said(stack, "ahead-2"))
@@ -198,7 +198,7 @@ def test_every_sampler_makes_the_same_bytes_in_another_process(stack: Stack, tin
 def test_a_cancelled_job_stops_and_stores_nothing(stack: Stack) -> None:
     """The next one is done."""
     before = results(stack)
-    job = stack.submit(said(stack, "cancel", width=2048, height=2048, num_inference_steps=50))
+    job = stack.submit(said(stack, "cancel", width=1024, height=1024, num_inference_steps=50))
     while not any("/cancel" in target for target in stack.host.requests):
         time.sleep(0.02)
     stack.cancel(job)
