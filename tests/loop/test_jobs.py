@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import time
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -16,6 +17,7 @@ from local.stack import Stack
 from local.worker import ROOT
 from qwen_worker.build import build
 from qwen_worker.schema import SchedulerName
+from tests.loop.conftest import LOUD
 from tests.pictures import file_of, photo
 from tests.test_job import settings_of
 
@@ -131,9 +133,8 @@ def test_a_picture_that_is_gone_is_a_failed_download(stack: Stack) -> None:
     assert results(stack) == before
 
 
-def test_an_edit_that_takes_too_long_is_a_model_error(stack: Stack) -> None:
+def test_an_edit_that_takes_too_long_is_a_model_error(tiny: Path, tmp_path: Path) -> None:
     """And the next job is done."""
-    before = results(stack)
     huge = {
         "width": 2048,
         "height": 2048,
@@ -141,12 +142,13 @@ def test_an_edit_that_takes_too_long_is_a_model_error(stack: Stack) -> None:
         "scheduler": "FlowMatchHeun",
         "true_cfg_scale": 4.0,
     }
-    error = error_of(stack.run(said(stack, "long", **huge)))
+    with Stack(tmp_path, model=tiny, more={**LOUD, "INFERENCE_TIMEOUT_SECONDS": "10"}) as stack:
+        error = error_of(stack.run(said(stack, "long", **huge)))
 
-    assert error["type"] == "ModelError"
-    assert "longer than 10 s" in error["message"]
-    assert results(stack) == before
-    result_of(stack.run(said(stack, "long")))
+        assert error["type"] == "ModelError"
+        assert "longer than 10 s" in error["message"]
+        assert results(stack) == set()
+        result_of(stack.run(said(stack, "long")))
 
 
 def test_a_bucket_that_dies_during_the_edit_is_a_storage_error(stack: Stack) -> None:
