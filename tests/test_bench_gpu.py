@@ -125,9 +125,10 @@ def test_the_matrices_that_are_counted_are_those_of_the_blocks(loaded: tuple[arm
 
 
 def test_an_edit_is_compared_with_that_of_the_library(setting: arms.Setting, loaded: tuple[arms.Make, Model]) -> None:
-    """From its own load of the same files: the same to the bit. Another picture is told from it."""
+    """From its own load of the same files, but for the VAE: the same to the bit. Another picture is told from it."""
     make, model = loaded
     pipeline = plain.load(Path(setting.model))
+    pipeline.vae = model.pipeline.vae
     wanted, _ = arms.checked(arms.by_library(pipeline, setting.picture(0)), pipeline.transformer)
     made, _ = arms.checked(make, model.pipeline.transformer)
     other, _ = arms.checked(arms.plain_other(setting, pipeline), pipeline.transformer)

@@ -180,7 +180,7 @@ def test_the_true_worker_passes(tiny: Path, tmp_path: Path, monkeypatch: pytest.
         monkeypatch.setenv("RUNPOD_API_KEY", KEY)
         monkeypatch.setenv("RUNPOD_REST_URL", "http://127.0.0.1:9")  # cards are told by nobody
 
-        done = deployed("smoke", "--endpoint-id", ENDPOINT, "--timeout", "60", "--json")
+        done = deployed("smoke", "--endpoint-id", ENDPOINT, "--timeout", "300", "--json")
 
     assert done.code == 0, done.err
     for before, after in itertools.pairwise(done.json["edits"]):
