@@ -172,4 +172,6 @@ def test_no_more_is_downloaded_than_is_loaded(host: ImageHost, tiny: Path, tiny_
         "transformer/diffusion_pytorch_model.safetensors",
         "in/style.safetensors",
     }
-    assert {headers["Authorization"] for headers in host.headers} == {"Bearer hf_test"}
+    # The library now and then asks for something of its own, without a token.
+    asked = [sent for target, sent in zip(host.requests, host.headers, strict=True) if "someone/words" in target]
+    assert {sent["Authorization"] for sent in asked} == {"Bearer hf_test"}
