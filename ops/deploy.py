@@ -27,6 +27,7 @@ from qwen_worker.cards import PRICES_AS_OF
 from qwen_worker.family import EDIT
 
 NAME = "qwen-image-edit"
+CTRL_C = 130  # the exit code, as shells have it
 QUIET_S = 3.0  # without a line, what a log has is told
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -345,8 +346,12 @@ def logs(
     threads = [Thread(target=followed, args=(one,), daemon=True) for one in ids]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()
+    try:
+        for thread in threads:
+            thread.join()
+    except KeyboardInterrupt:
+        # At once: the interpreter's own end does not survive a daemon that is writing a line.
+        os._exit(CTRL_C)
 
 
 @command
