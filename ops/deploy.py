@@ -332,16 +332,22 @@ def logs(
             # As JSON: a log line may have anything in it, also what a terminal obeys. With its end: others write too.
             print(json.dumps({"worker": one, **event}) + "\n", end="", flush=True)
 
+    if follow:
+        side_by_side(told, ids)
+        return
+    for one in ids:
+        told(one)
+
+
+def side_by_side(told: Callable[[str], None], ids: list[str]) -> None:
+    """Follow several workers, until all of them have ended or Ctrl-C."""
+
     def followed(one: str) -> None:
         try:
             told(one)
         except DeployError as error:  # one that has ended
             tell(str(error))
 
-    if not follow:
-        for one in ids:
-            told(one)
-        return
     # Daemons: Ctrl-C waits for none of them.
     threads = [Thread(target=followed, args=(one,), daemon=True) for one in ids]
     for thread in threads:
