@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from abc import ABC, abstractmethod
 from typing import Self
 
 from aiohttp import web
@@ -9,7 +10,7 @@ from aiohttp import web
 WAIT_S = 10
 
 
-class AioServer:
+class AioServer(ABC):
     """Use it as a context manager; a subclass says in `_app` what it serves."""
 
     def __init__(self) -> None:
@@ -28,8 +29,9 @@ class AioServer:
         self._thread.join(WAIT_S)
         self._loop.close()
 
+    @abstractmethod
     def _app(self) -> web.Application:
-        raise NotImplementedError
+        """What is served."""
 
     async def _start(self) -> None:
         self._runner = web.AppRunner(self._app(), access_log=None, shutdown_timeout=0.1)
